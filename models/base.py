@@ -1,0 +1,92 @@
+"""What every network offers: plain logits, or all the features of one pass.
+
+B batch, C channels, H x W map, K classes, R regions.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Features:
+    """One forward pass, in the words of the papers rather than by index.
+
+    A network without feature maps (a transformer) has no stages, and None for `stem` and `last_map`.
+    """
+
+    stem: Tensor | None  # (B, C, H, W), what the first stage reads
+    stages: tuple[Tensor, ...]  # (B, C, H, W) each, as the stage hands it on
+    preacts: tuple[Tensor, ...]  # (B, C, H, W) each, before the activation
+    last_map: Tensor | None  # (B, C, H, W), the map whose mean is `pooled`
+    pooled: Tensor  # (B, C), what the classifier reads
+    logits: Tensor  # (B, K)
+    head: nn.Module  # (..., C) -> (..., K)
+
+    def region_logits(self, scales: tuple[int, ...]) -> Tensor:
+        """Logits of every cell of an s x s grid, row by row, for each s in `scales`: (R, B, K).
+
+        Raises ValueError where there is no map to cut, or it has fewer cells than the finest grid.
+        """
+        if self.last_map is None:
+            raise ValueError("regions need a network whose classifier reads the mean of a map")
+        height, width = self.last_map.shape[2:]
+        if max(scales) > min(height, width):
+            raise ValueError(f"a {height}x{width} last map has no {max(scales)}x{max(scales)} regions")
+        cells = [F.adaptive_avg_pool2d(self.last_map, s).flatten(2) for s in scales]
+        return self.head(torch.cat(cells, dim=2).permute(2, 0, 1))
+
+    def float(self) -> "Features":
+        """The same pass in float32: losses are never computed in half precision."""
+
+        def up(x):
+            return x if x is None else x.float()
+
+        return replace(
+            self,
+            stem=up(self.stem),
+            stages=tuple(map(up, self.stages)),
+            preacts=tuple(map(up, self.preacts)),
+            last_map=up(self.last_map),
+            pooled=up(self.pooled),
+            logits=up(self.logits),
+        )
+
+
+class Classifier(nn.Module):
+    """Base of the zoo: a subclass builds its layers, names its classifier and implements `features`.
+
+    `head_name` is the attribute that holds the classifier: published checkpoints do not agree on it.
+    `not_features` names the other modules that come after the last stage: first stages of AB and
+    FSP train neither.
+    """
+
+    head_name = "fc"
+    not_features: tuple[str, ...] = ()
+
+    @property
+    def head(self) -> nn.Module:
+        """The classifier: (..., C) -> (..., K)."""
+        return getattr(self, self.head_name)
+
+    def features(self, x: Tensor) -> Features:
+        """Images (B, 3, H, W) -> everything that a distillation method may read."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> logits (B, K)."""
+        return self.features(x).logits
+
+    def feature_parameters(self) -> list[nn.Parameter]:
+        """Parameters up to the last stage: what the first stages of AB and FSP train."""
+        after = {self.head_name, *self.not_features}
+        return [p for name, p in self.named_parameters() if name.split(".")[0] not in after]
+
+    def preact_norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """The BatchNorm that ends each of `preacts`, as OFD's margins read it.
+
+        Raises ValueError for a network whose pre-activations are no BatchNorm's output.
+        """
+        raise ValueError(f"{type(self).__name__} has no BatchNorm right before its stages' activation")
