@@ -1,0 +1,142 @@
+"""Options are dataclasses: one field is one flag, one default and one help text.
+
+`option(default, help)` declares a field; the class it lives in is the class it configures. Values
+come in layers (field default, then what the method's paper used, then what the user typed); the
+last layer that names a value wins, and `Resolved` remembers which one that was.
+"""
+
+import argparse
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from helper.errors import UserError
+
+TRUE, FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
+
+
+def option(default: Any, help: str, *flags: str, parse: Callable | None = None, choices=None):
+    """A dataclass field that is also a flag.
+
+    `flags` are spellings beside --name; `parse` turns the typed text into the value (default: the
+    field's type); `choices` are the values allowed.
+    """
+    metadata = {"help": help, "flags": flags, "parse": parse, "choices": choices}
+    return field(default=default, metadata=metadata)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def not_negative(text: str) -> float:
+    """A finite number of at least 0."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number of at least 0."""
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0")
+    return value
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """'150,180,210' or '[150,180,210]' -> (150, 180, 210); '' -> ()"""
+    return tuple(int(part) for part in text.strip("[]() ").split(",") if part.strip())
+
+
+def switch(text: str) -> bool:
+    """A flag that may stand alone, or be followed by on/off."""
+    if text.lower() in TRUE | FALSE:
+        return text.lower() in TRUE
+    raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that keeps only what was typed, accepts --a-b for --a_b and raises UserError."""
+
+    def __init__(self, **how):
+        super().__init__(
+            **how, allow_abbrev=False, argument_default=argparse.SUPPRESS, add_help=False
+        )
+
+    def error(self, message):
+        raise UserError(message)
+
+    def add(self, *classes: type) -> None:
+        """Add the flags of dataclasses; a flag that several of them share is added once."""
+        for cls in classes:
+            group = self.add_argument_group(title_of(cls))
+            for f in fields(cls):
+                if f"--{f.name}" not in self._option_string_actions:
+                    self._add_field(group, f)
+
+    def _add_field(self, group, f) -> None:
+        kind = plain_type(f.type)
+        parse = f.metadata["parse"] or (switch if kind is bool else kind)
+        spellings = [f"--{f.name}", *f.metadata["flags"]]
+        spellings += [s.replace("_", "-") for s in spellings if "_" in s]
+        how = {"nargs": "?", "const": True} if kind is bool else {}
+        shown = f.default if f.default not in (None, "", ()) else None
+        text = f.metadata["help"] + (f" (default {shown})" if shown is not None else "")
+        group.add_argument(
+            *spellings,
+            dest=f.name,
+            type=parse,
+            choices=f.metadata["choices"],
+            metavar=None if f.metadata["choices"] else f.name.split("_")[-1].upper(),
+            help=text.replace("%", "%%"),
+            **how,
+        )
+
+
+def plain_type(annotation: Any) -> type:
+    """`int | None` -> int; `tuple[int, ...]` -> tuple."""
+    if isinstance(annotation, types.UnionType):
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    return typing.get_origin(annotation) or annotation
+
+
+def title_of(cls: type) -> str:
+    """'KD.Options' -> 'KD', 'RecipeOptions' -> 'Recipe'."""
+    return cls.__qualname__.removesuffix("Options").rstrip(".")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Every option of a run and where its value came from. Never changed after parsing."""
+
+    values: Mapping[str, Any]
+    origin: Mapping[str, str]  # option -> "default", "typed", or the layer that set it
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.values[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def read(self, cls: type) -> Any:
+        """The options of one dataclass."""
+        return cls(**{f.name: self.values[f.name] for f in fields(cls)})
+
+    def typed(self, name: str) -> bool:
+        return self.origin[name] == "typed"
+
+
+def resolve(classes, *layers: tuple[str, Mapping[str, Any]]) -> Resolved:
+    """Defaults of the dataclasses, overridden by each (origin, values) layer in turn."""
+    values = {f.name: f.default for cls in classes for f in fields(cls)}
+    origin = dict.fromkeys(values, "default")
+    for name, layer in layers:
+        for key, value in layer.items():
+            values[key], origin[key] = value, name
+    return Resolved(types.MappingProxyType(values), types.MappingProxyType(origin))
