@@ -6,6 +6,7 @@ last layer that names a value wins, and `Resolved` remembers which one that was.
 """
 
 import argparse
+import difflib
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -39,6 +40,20 @@ def not_negative(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0."""
+    if (value := not_negative(text)) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    if not 0 <= (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
 
 
@@ -79,6 +94,19 @@ class Parser(argparse.ArgumentParser):
             for f in fields(cls):
                 if f"--{f.name}" not in self._option_string_actions:
                     self._add_field(group, f)
+
+    def add_switches(self, *classes: type) -> None:
+        """Add the first field of each dataclass alone: the flag that turns the class on."""
+        group = self.add_argument_group("views of the logits")
+        for cls in classes:
+            first = fields(cls)[0]
+            if f"--{first.name}" not in self._option_string_actions:
+                self._add_field(group, first)
+
+    def closest(self, flag: str) -> str | None:
+        """The flag that resembles this one most."""
+        close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+        return close[0] if close else None
 
     def _add_field(self, group, f) -> None:
         kind = plain_type(f.type)

@@ -1,0 +1,124 @@
+"""The two things a method can be: a loss on features, or a loss on rows of logits.
+
+B batch, C channels, K classes, N training samples, V views, M rows.
+"""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from dataset.base import Batch
+from models.base import Classifier, Features
+
+
+class Rows(NamedTuple):
+    """Logits as a loss sees them: V views of each of B samples."""
+
+    student: Tensor  # (V, B, K)
+    teacher: Tensor  # (V, B, K)
+    weight: Tensor  # (V, B), share of each row in the loss of its sample
+
+
+class View(Protocol):
+    """Turns rows into rows. The first field of its `Options` has the view's name and switches it
+    on; `order` is its place in the chain.
+
+    A view may have a static `defaults(options, recipe)`: option -> (its own flag, value), the
+    settings that its paper changes when it is on.
+    """
+
+    order: ClassVar[int]
+    Options: ClassVar[type]
+
+    def __call__(self, rows: Rows, student: Features, teacher: Features, labels: Tensor) -> Rows:
+        """Rows of B samples -> rows of the same samples; labels (B,)."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """gamma * CE + alpha * KD + beta * method, as the method's paper weighs it."""
+
+    gamma: float = 1.0
+    alpha: float = 0.0
+    beta: float = 1.0
+    warmup: int = 0  # epochs over which beta grows linearly to its value
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a method may know before training starts."""
+
+    student: Features  # of one dummy batch: read channels and sizes here
+    teacher: Features
+    student_net: Classifier
+    teacher_net: Classifier
+    labels: Tensor  # (N,) of the training set
+    views: tuple[View, ...] = field(default=())
+
+
+class Distiller(nn.Module):
+    """A method: scalar loss of what the student shows against what the teacher shows.
+
+    What a subclass keeps as a module or parameter is trained beside the student; what it keeps as
+    a buffer is saved and resumed with the run.
+    """
+
+    recipe: ClassVar[Recipe] = Recipe()
+
+    @dataclass(frozen=True)
+    class Options:
+        """Flags of the method. None by default."""
+
+    def __init__(self, options, setup: Setup):
+        super().__init__()
+        self.options = options
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        """Features of one batch -> scalar."""
+        raise NotImplementedError
+
+    def first_stage(self, student: Classifier) -> Iterable[nn.Parameter]:
+        """What a stage before the student's own would train. Nothing: there is no such stage."""
+        return ()
+
+    def first_stage_loss(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        """Features of one batch -> scalar, minimised over `first_stage` parameters."""
+        raise NotImplementedError
+
+
+class LogitDistiller(Distiller):
+    """A method on logits: says what one row costs; views say which rows there are."""
+
+    def __init__(self, options, setup):
+        super().__init__(options, setup)
+        self.views = setup.views
+
+    def per_row(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        """(M, K), (M, K), (M,) -> (M,)"""
+        raise NotImplementedError
+
+    def forward(self, student, teacher, batch):
+        weight = student.logits.new_ones(1, len(batch.labels))
+        rows = Rows(student.logits[None], teacher.logits[None], weight)
+        for view in self.views:
+            rows = view(rows, student, teacher, batch.labels)
+        labels = batch.labels.expand_as(rows.weight).flatten()
+        cost = self.per_row(rows.student.flatten(0, 1), rows.teacher.flatten(0, 1), labels)
+        return (rows.weight.flatten() * cost).sum() / len(batch.labels)
+
+
+def pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Stages paired from the first on; a warning names those that have no partner."""
+    if len(student) != len(teacher):
+        n = min(len(student), len(teacher))
+        longer, who = (student, "student") if len(student) > n else (teacher, "teacher")
+        left_out = ", ".join(f"{i + 1} {tuple(longer[i].shape[1:])}" for i in range(n, len(longer)))
+        warnings.warn(
+            f"student has {len(student)} stages, teacher {len(teacher)}: "
+            f"the {who}'s stage {left_out} has no partner and is left out",
+            stacklevel=2,
+        )
+    return list(zip(student, teacher, strict=False))

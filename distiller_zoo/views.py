@@ -1,0 +1,127 @@
+"""Views turn the logits of a batch into the rows that a logit method is paid for.
+
+Each takes and returns `Rows`, so that any number of them chain in front of any method.
+V views, B batch, K classes, R regions, n noisy copies.
+"""
+
+from argparse import ArgumentTypeError
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from helper.options import count, not_negative, option, positive_number, share, whole_numbers
+
+from . import VIEWS
+from .base import Recipe, Rows
+
+
+def grid_sizes(text: str) -> tuple[int, ...]:
+    """'1,2,4' or '[1,2,4]' -> (1, 2, 4)"""
+    try:
+        sizes = whole_numbers(text)
+    except ValueError:
+        sizes = ()
+    if not sizes or sizes[0] != 1 or sorted(set(sizes)) != list(sizes):
+        raise ArgumentTypeError(f"{text!r} is no growing list of grid sizes from 1 on: try 1,2,4")
+    return sizes
+
+
+@VIEWS.register("sdd")
+class ScaleDecoupling:
+    """Wei et al., Scale Decoupled Distillation, CVPR 2024 (eq. 5-9): one row a region.
+
+    A region where the teacher is right and the whole image wrong, or the reverse, counts twice;
+    the loss is divided by the number of regions.
+    """
+
+    order = 1
+
+    @dataclass(frozen=True)
+    class Options:
+        sdd: tuple[int, ...] = option(
+            (), "scale decoupling: grid sizes such as 1,2,4; 1 is the image", "--M", parse=grid_sizes
+        )
+
+    def __init__(self, options):
+        self.scales = options.sdd
+
+    def __call__(self, rows, student, teacher, labels):
+        s, t = student.region_logits(self.scales), teacher.region_logits(self.scales)  # (R, B, K)
+        return Rows(s, t, self.weights(t, labels) / len(t))
+
+    @staticmethod
+    def weights(teacher: Tensor, labels: Tensor) -> Tensor:
+        """Logits (R, B, K) of the teacher, labels (B,) -> (R, B), each 1 or 2."""
+        right = teacher.argmax(dim=2) == labels  # (R, B)
+        return 1 + (right != right[0]).to(teacher.dtype)
+
+
+@VIEWS.register("tekap")
+class Tekap:
+    """Hossain et al., Single Teacher, Multiple Perspectives (TeKAP), ICLR 2025: noisy teachers.
+
+    The rows again, n times, each with its own noise on the teacher's logits.
+    """
+
+    order = 2
+
+    @dataclass(frozen=True)
+    class Options:
+        tekap: bool = option(False, "TeKAP: the teacher again, several times, with noise")
+        tekap_copies: int = option(3, "noisy copies of the teacher", parse=count)
+        tekap_noise: float = option(0.1, "share of noise in a copy", parse=share)
+        tekap_weight: float = option(
+            0.8, "weight of a copy; the clean teacher has 1", parse=not_negative
+        )
+
+    def __init__(self, options):
+        self.options = options
+
+    def __call__(self, rows, student, teacher, labels):
+        n, noise = self.options.tekap_copies, self.options.tekap_noise
+        clean = rows.teacher.expand(n, *rows.teacher.shape)  # (n, V, B, K)
+        noisy = (1 - noise) * clean + noise * torch.randn_like(clean)
+        return Rows(
+            rows.student.repeat(n + 1, 1, 1),
+            torch.cat([rows.teacher, noisy.flatten(0, 1)]),
+            torch.cat([rows.weight, self.options.tekap_weight * rows.weight.repeat(n, 1)]),
+        )
+
+
+@VIEWS.register("logit_stand")
+class LogitStandardization:
+    """Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024 (algorithm 1).
+
+    Each row to mean 0 and standard deviation 1, so that the student matches relations, not scale.
+    """
+
+    order = 3
+
+    @dataclass(frozen=True)
+    class Options:
+        logit_stand: bool = option(False, "standardise each row of logits first")
+        base_temp: float = option(2.0, "temperature after standardising", parse=positive_number)
+        kd_weight: float = option(9.0, "weight of the standardised term", parse=not_negative)
+
+    def __init__(self, options):
+        pass
+
+    @staticmethod
+    def defaults(options, recipe: Recipe) -> dict[str, tuple[str, float]]:
+        """The paper's settings: `base_temp` is the temperature, `kd_weight` multiplies the term."""
+        term, weight = ("beta", recipe.beta) if recipe.beta else ("alpha", 1.0)
+        return {
+            "kd_T": ("base_temp", options.base_temp),
+            term: ("kd_weight", options.kd_weight * weight),
+        }
+
+    def __call__(self, rows, student, teacher, labels):
+        return rows._replace(student=z_score(rows.student), teacher=z_score(rows.teacher))
+
+
+def z_score(x: Tensor, eps: float = 1e-7) -> Tensor:
+    """(..., K) -> (..., K): each row minus its mean, over its sample standard deviation + eps."""
+    # The root has no slope at 0: a floor far below eps keeps the gradient of a constant row finite.
+    std = x.var(dim=-1, keepdim=True).clamp_min(1e-30).sqrt()
+    return (x - x.mean(dim=-1, keepdim=True)) / (std + eps)

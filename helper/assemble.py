@@ -1,0 +1,153 @@
+"""From options to the parts of a run: data, networks, the folder's name."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dataset import DATASETS
+from dataset.base import DataSet
+from dataset.loader import Loader
+from distiller_zoo import METHODS, VIEWS
+from distiller_zoo.base import Setup
+from helper import checkpoint, cli, teachers
+from helper.device import Numerics
+from helper.errors import UserError
+from helper.loop import measure
+from helper.options import Resolved
+from helper.run import Run, plain
+from models.any import build as build_network
+from models.base import Classifier
+
+TEST_BATCH = 500  # images a step where nothing is trained
+
+
+def load_data(options: Resolved) -> DataSet:
+    """The data set that --dataset names."""
+    entry = DATASETS[options.dataset]
+    return entry.load(options.read(entry.Options))
+
+
+def loaders(data: DataSet, options: Resolved, seed: int, device: torch.device):
+    """Training and test loader."""
+    train = Loader(data, "train", options.batch_size, seed, device)
+    return train, Loader(data, "test", TEST_BATCH, seed, device)
+
+
+def facts_of(data: DataSet) -> dict[str, Any]:
+    """What a run remembers of its data."""
+    return {
+        "data": data.name,
+        "classes": data.classes,
+        "image_size": data.image_size,
+        "mean": data.mean,
+        "std": data.std,
+    }
+
+
+def network(name: str, data: DataSet) -> Classifier:
+    """A new network for the classes and the image size of a data set."""
+    return build_network(name, len(data.classes), data.image_size)
+
+
+def teacher_of(options: Resolved) -> tuple[str, Path]:
+    """Name and checkpoint of the teacher: the given one, else the published one, fetched."""
+    if not options.path_t:
+        name = options.model_t or teachers.DEFAULT
+        if options.dataset != teachers.DATASET:
+            raise UserError(
+                f"the published teachers know {teachers.DATASET}, not {options.dataset}: train one "
+                f"with train_teacher.py --dataset {options.dataset} and give it with --path_t"
+            )
+        return name, teachers.find_or_fetch(name, Path(options.save_dir))
+    return named(options.path_t, options.model_t, "--model_t"), Path(options.path_t)
+
+
+def named(path: str, given: str | None, flag: str) -> str:
+    """The network a checkpoint is of: what was given, else what the file or its folder says."""
+    known = checkpoint.model_name(path)
+    if not given and not known:
+        raise UserError(f"{path} does not say which network it is of: give its name with {flag}")
+    return given or known
+
+
+def load_teacher(name: str, path: Path, data: DataSet) -> Classifier:
+    """The teacher with its weights, frozen."""
+    teacher = network(name, data)
+    checkpoint.load_weights(teacher, path, f"{name} with {len(data.classes)} classes")
+    return teacher.eval().requires_grad_(False)
+
+
+def check_teacher(
+    name: str, path: Path, teacher: Classifier, test: Loader, numerics: Numerics
+) -> dict[str, Any]:
+    """Say how good the teacher is -> what the run remembers of it."""
+
+    def predict(images):
+        with numerics.autocast():
+            return teacher(numerics.images(images, "teacher")).float()
+
+    teacher = numerics.place(teacher, "teacher")
+    scores = measure(predict, test)
+    print(f"teacher {name}: {scores['acc']:.2f} % (top-5 {scores['acc_top5']:.2f}), {path}")
+    return {"model": name, "path": str(path), "sha256": checkpoint.sha256(path), **scores}
+
+
+@torch.no_grad()
+def method_setup(
+    student: Classifier, teacher: Classifier, train: Loader, options: Resolved
+) -> Setup:
+    """What a method may read before training: one batch's features, labels, views."""
+    images = next(train.batches(0)).images[:2].cpu()
+    views = [
+        cli.build(f"--{name}", "", VIEWS[name], options)
+        for name in cli.chosen_views(dict(options.values))
+    ]
+    return Setup(
+        student.cpu().eval().features(images),
+        teacher.cpu().eval().features(images),
+        student,
+        teacher,
+        train.labels.cpu(),
+        tuple(views),
+    )
+
+
+def kd_and_method(options: Resolved, setup: Setup):
+    """The KD term and the method of the objective."""
+    kd = cli.build("--distill", "kd", METHODS["kd"], options, setup)
+    method = cli.build("--distill", options.distill, METHODS[options.distill], options, setup)
+    return kd, method
+
+
+def teacher_folder(options: Resolved, data: DataSet) -> Path:
+    name = f"{plain(options.model)}_{data.name}_trial_{options.trial}"
+    return Path(options.save_dir) / "models" / name
+
+
+def student_folder(options: Resolved, teacher: str, data: DataSet) -> Path:
+    views = [
+        "-".join([name, *map(str, value)]) if isinstance(value, tuple) else name
+        for name in cli.chosen_views(dict(options.values))
+        for value in [options.values[name]]
+    ]
+    method = "_".join([options.distill, *views])
+    weights = f"r_{options.gamma:g}_a_{options.alpha:g}_b_{options.beta:g}"
+    name = (
+        f"S_{plain(options.model_s)}_T_{plain(teacher)}_{data.name}_{method}_{weights}"
+        f"_trial_{options.trial}"
+    )
+    return Path(options.save_dir) / "student_model" / name
+
+
+def probe_folder(options: Resolved, data: DataSet) -> Path:
+    source = plain(Path(options.path_s).absolute().parent.name)
+    name = f"{source}_to_{data.name}_trial_{options.trial}"
+    return Path(options.save_dir) / "linear_probe" / name
+
+
+def already_done(run: Run) -> bool:
+    """Whether the run is finished; says so."""
+    if run.finished():
+        print(f"{run.folder} is finished: nothing to do")
+    return run.finished()

@@ -1,0 +1,149 @@
+"""Weights on disk: written whole or not at all, read without running anybody's code."""
+
+import argparse
+import collections
+import hashlib
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from helper.errors import UserError
+from models import MODELS
+
+# What RepDistiller-format files hold beside tensors and plain containers.
+HARMLESS = [argparse.Namespace, collections.OrderedDict, collections.defaultdict]
+
+
+def write_whole(path: Path, write) -> None:
+    """Call `write(file)` on a temporary file and put it in the place of `path` when it is on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner alone
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the rename itself is on disk only when the folder is
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint, never half of one."""
+    write_whole(path, lambda file: torch.save(content, file))
+
+
+def load(path: str | Path) -> Any:
+    """Read a checkpoint file onto the CPU; UserError where it is missing, broken or unsafe."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"no checkpoint {path}: give the path of a .pth file")
+    if path.is_dir():
+        found = sorted(p.name for p in path.glob("*.pth"))
+        listed = f"one of its files: {', '.join(found)}" if found else "a .pth file; it holds none"
+        raise UserError(f"{path} is a folder: give {listed}")
+    try:
+        with torch.serialization.safe_globals(HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+            what = str(error).split("GLOBAL ")[-1].split(" ")[0]
+            raise UserError(
+                f"{path} would run code when loaded ({what}): refused; save its state dict alone"
+            ) from None
+        raise broken(path) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError):
+        raise broken(path) from None
+    except (AttributeError, AssertionError, UnicodeDecodeError):
+        raise broken(path) from None
+
+
+def broken(path: Path) -> UserError:
+    return UserError(
+        f"{path} is no checkpoint, or a truncated one ({path.stat().st_size:,} bytes): "
+        "copy or train it again"
+    )
+
+
+def weights_of(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a checkpoint file of whatever layout.
+
+    Either the file is the state dict or it keeps it under `model`, `state_dict` or `student`.
+    Prefixes that DataParallel and torch.compile leave in the keys are taken off.
+    """
+    content = load(path)
+    for key in ("model", "state_dict", "student"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"{path} holds no weights: expected a dict with a state dict under 'model'")
+    if not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path} holds no weights: its entries are {', '.join(map(str, content))}")
+    return {k.removeprefix("module.").removeprefix("_orig_mod."): v for k, v in content.items()}
+
+
+def load_weights(network: nn.Module, path: str | Path, name: str) -> None:
+    """Load a checkpoint strictly into the network called `name`.
+
+    Only BatchNorm's `num_batches_tracked` may be missing: old files have none. Raises UserError
+    that names the first key that does not fit, with both shapes.
+    """
+    own, weights = network.state_dict(), weights_of(path)
+    check_fit(own, weights, path, name)
+    network.load_state_dict({k: weights.get(k, own[k]) for k in own})
+
+
+def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], path, name: str) -> None:
+    """UserError that says in one line why `weights`, from `path`, cannot be those of `name`."""
+    missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
+    extra = [k for k in weights if k not in own]
+    reshaped = [k for k in own if k in weights and own[k].shape != weights[k].shape]
+    problems = []
+    if reshaped:
+        key = reshaped[0]
+        problems.append(
+            f"{key} is {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in {name}"
+        )
+    if missing:
+        problems.append(f"{missing[0]} {tuple(own[missing[0]].shape)} is missing")
+    if extra:
+        problems.append(f"{extra[0]} {tuple(weights[extra[0]].shape)} is not in {name}")
+    if problems:
+        rest = len(missing) + len(extra) + len(reshaped) - len(problems)
+        more = f" (and {rest} more)" if rest else ""
+        raise UserError(f"{path} does not fit {name}: {'; '.join(problems)}{more}")
+
+
+def model_name(path: str | Path) -> str | None:
+    """Which network a checkpoint is of: what the file says, else what its folder is called.
+
+    RepDistiller's folders start with the name: `wrn_40_2_vanilla`, `resnet20_cifar10_trial_1`.
+    """
+    path = Path(path)
+    content = load(path)
+    if isinstance(content, Mapping) and isinstance(content.get("model_name"), str):
+        return content["model_name"]
+    folder = path.absolute().parent.name
+    fitting = [name for name in MODELS if f"{folder}_".startswith(f"{name}_")]
+    return max(fitting, key=len, default=None)
+
+
+def sha256(path: str | Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,198 @@
+"""The command lines: general flags, then those of what was chosen."""
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from dataset import DATASETS
+from distiller_zoo import METHODS, VIEWS
+from distiller_zoo.base import Recipe
+from helper.device import DeviceOptions
+from helper.errors import UserError
+from helper.loop import RecipeOptions
+from helper.options import Parser, Resolved, not_negative, option, resolve
+from helper.run import RunOptions
+from models import MODELS
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    dataset: str = option("cifar100", f"one of {', '.join(DATASETS)}")
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    model: str = option("resnet110", "network to train: a name, torchvision:NAME, timm:NAME, pkg:fn")
+
+
+@dataclass(frozen=True)
+class TransferOptions:
+    path_s: str = option("", "checkpoint whose features are probed")
+    model_s: str = option("", "its network (default: what the file says)")
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    distill: str = option("kd", f"method, one of {', '.join(METHODS)}")
+    model_s: str = option("resnet8", "student: a name, torchvision:NAME, timm:NAME, package.module:fn")
+    model_t: str | None = option(None, "teacher (default: what --path_t says, else resnet32x4)")
+    path_t: str = option("", "checkpoint of the teacher (default: the published one, fetched)")
+    gamma: float = option(1.0, "weight of cross-entropy", "-r", parse=not_negative)
+    alpha: float = option(0.0, "weight of KD", "-a", parse=not_negative)
+    beta: float = option(1.0, "weight of the method", "-b", parse=not_negative)
+    warmup: int = option(0, "epochs over which the method's weight grows to its value")
+
+
+COMMON = (DataOptions, RecipeOptions, DeviceOptions, RunOptions)
+PROBE_RECIPE = {"epochs": 120, "lr_decay_epochs": (30, 60, 90)}
+
+
+def parse_teacher(argv: Sequence[str]) -> Resolved:
+    """Command line of train_teacher.py -> its options."""
+    classes, typed = parse((TeacherOptions, *COMMON), argv, "Train a network without a teacher.")
+    return resolve(classes, ("typed", typed))
+
+
+def parse_transfer(argv: Sequence[str]) -> Resolved:
+    """Command line of transfer_student.py -> its options."""
+    about = "Train a new classifier on the frozen features of a checkpoint."
+    classes, typed = parse((TransferOptions, *COMMON), argv, about)
+    probe = dict(PROBE_RECIPE)
+    if "epochs" in typed:
+        probe["lr_decay_epochs"] = tuple(
+            round(at * typed["epochs"] / probe["epochs"]) for at in probe["lr_decay_epochs"]
+        )
+    return resolve(classes, ("linear probe", probe), ("typed", typed))
+
+
+def parse_student(argv: Sequence[str]) -> Resolved:
+    """Command line of train_student.py -> its options.
+
+    The weights come from the method's recipe, then from the views, then from what was typed.
+    """
+    about = "Train a student with the help of a teacher."
+    classes, typed = parse((StudentOptions, *COMMON), argv, about, students=True)
+    name = typed.get("distill", StudentOptions.distill)
+    method = METHODS[name]
+    layers = [(f"recipe of {name}", vars(method.recipe))]
+    layers += [view_defaults(view, typed, method.recipe) for view in chosen_views(typed)]
+    options = resolve(classes, *layers, ("typed", typed))
+    if method is METHODS["kd"] and options.beta:
+        raise UserError("--distill kd is the -a term already: give its weight with -a, and -b 0")
+    if not (options.gamma or options.alpha or options.beta):
+        raise UserError("-r, -a and -b are all 0: there is nothing to train on")
+    return options
+
+
+def view_defaults(name: str, typed: dict[str, Any], recipe: Recipe) -> tuple[str, dict[str, Any]]:
+    """What a view changes in the recipe; UserError where the command line says two things."""
+    view = VIEWS[name]
+    if not hasattr(view, "defaults"):
+        return f"--{name}", {}
+    own = {f.name: typed[f.name] for f in fields(view.Options) if f.name in typed}
+    defaults = view.defaults(resolve([view.Options], ("typed", own)).read(view.Options), recipe)
+    for option_name, (flag, value) in defaults.items():
+        if flag in typed and typed.get(option_name, value) != value:
+            raise UserError(
+                f"--{flag} {typed[flag]:g} and --{option_name} {typed[option_name]:g} set the same "
+                "thing to different values: give one of them"
+            )
+    return f"--{name}", {option_name: value for option_name, (_, value) in defaults.items()}
+
+
+def parse(
+    general: Sequence[type], argv: Sequence[str], about: str, students: bool = False
+) -> tuple[list[type], dict[str, Any]]:
+    """The option classes that this command line brings in, and the values typed on it.
+
+    What is chosen (data set, method, views) is read first; only the chosen classes add their flags,
+    so that a flag of another method is an error.
+    """
+    chooser = Parser()
+    chooser.add(DataOptions, *([StudentOptions] if students else []))
+    chooser.add_switches(*(VIEWS[name].Options for name in VIEWS if students))
+    chosen = vars(chooser.parse_known_args(strip_help(argv))[0])
+
+    classes = [*general, DATASETS[chosen.get("dataset", DataOptions.dataset)].Options]
+    if students:
+        method = METHODS[chosen.get("distill", StudentOptions.distill)]
+        classes += [METHODS["kd"].Options, method.Options]
+        classes += [VIEWS[name].Options for name in chosen_views(chosen)]
+    parser = Parser(description=about)
+    parser.add(*classes)
+    parser.add_switches(*(VIEWS[name].Options for name in VIEWS if students))
+    if len(strip_help(argv)) < len(argv):
+        print(parser.format_help())
+        print(f"networks: {', '.join(MODELS)}")
+        raise SystemExit(0)
+    typed, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise UserError(explain_unknown(unknown[0], parser))
+    return classes, vars(typed)
+
+
+def strip_help(argv: Sequence[str]) -> list[str]:
+    return [word for word in argv if word not in ("-h", "--help")]
+
+
+def chosen_views(typed: dict[str, Any]) -> list[str]:
+    """Names of the views that are switched on, in the order in which they apply."""
+    on = [name for name in VIEWS if typed.get(name)]
+    return sorted(on, key=lambda name: VIEWS[name].order)
+
+
+def explain_unknown(word: str, parser: Parser) -> str:
+    """Why a word of the command line is none of the flags: whose it is, or what it may mean."""
+    flag = word.split("=")[0]
+    name = flag.lstrip("-").replace("-", "_")
+    kinds = {"--distill": METHODS, "": VIEWS, "--dataset": DATASETS}
+    owners = [
+        f"{kind} {entry}".strip() if kind else f"--{entry}"
+        for kind, registry in kinds.items()
+        for entry in registry
+        if name in {f.name for f in fields(registry[entry].Options)}
+    ]
+    if owners and word.startswith("--"):
+        return f"{flag} is a flag of {', '.join(owners)}: it has no meaning here"
+    close = parser.closest(flag)
+    return f"unknown argument {word}" + (f": did you mean {close}?" if close else "; see --help")
+
+
+def describe(options: Resolved) -> str:
+    """The objective that a student is trained on, in one line."""
+    terms = [
+        (options.gamma, "CE"),
+        (options.alpha, f"KD(T={options.kd_T:g})"),
+        (options.beta, options.distill),
+    ]
+    text = " + ".join(f"{weight:g}*{term}" for weight, term in terms if weight)
+    views = [
+        f"{name}={value}" if (value := options.values[name]) is not True else name
+        for name in chosen_views(dict(options.values))
+    ]
+    warm = f", {options.distill} grows over {options.warmup} epochs" if options.warmup else ""
+    return text + (f" on rows: {', '.join(views)}" if views else "") + warm
+
+
+def build(flag: str, name: str, cls: type, options: Resolved, *rest) -> Any:
+    """Make a method or a view from its options; what it refuses becomes a line for the user."""
+    try:
+        return cls(options.read(cls.Options), *rest)
+    except ValueError as error:
+        raise UserError(f"{flag} {name}: {error}") from error
+
+
+def main(command: Callable[[Sequence[str]], Any]) -> None:
+    """Run a script. Bad input is one line on stderr and exit code 2."""
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        command(sys.argv[1:])
+    except UserError as error:
+        line = " ".join(str(error).split())
+        print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped; --resume goes on after the last whole epoch", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,105 @@
+"""Where and how precisely a run computes: device, precision, memory layout, seeds."""
+
+import contextlib
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from helper.errors import UserError
+from helper.options import count, option
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    amp: str = option("off", "precision of the networks; losses stay float32", choices=("off", *HALF))
+    channels_last: str = option(
+        "auto",
+        "memory layout of these networks; auto: all on a GPU, the teacher on a CPU",
+        choices=("auto", "off", "teacher", "all"),
+    )
+    compile: bool = option(False, "torch.compile the networks: slow to start, then faster")
+    seed: int | None = option(None, "seed of everything random (default: the trial)", parse=count)
+    deterministic: bool = option(False, "only deterministic kernels: slower, equal from run to run")
+
+
+def pick_device(name: str) -> torch.device:
+    """'auto' -> the GPU when there is one. Raises UserError for a device that is not there."""
+    gpus = torch.cuda.device_count()
+    if name == "auto":
+        return torch.device("cuda" if gpus else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is none of auto, cpu, cuda, cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is none of auto, cpu, cuda, cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        found = f"sees {gpus} GPU{'s' * (gpus != 1)}" if gpus else "sees no GPU"
+        raise UserError(f"--device {name}: torch {torch.__version__} {found} here; try --device cpu")
+    return device
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators of Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - for what users' own modules draw
+    torch.manual_seed(seed)
+
+
+def set_determinism(deterministic: bool) -> None:
+    """Choose between kernels that repeat bit for bit and the fastest ones."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How a network is run: autocast type and memory layout."""
+
+    device: torch.device
+    amp: str = "off"
+    channels_last: str = "off"
+    compile: bool = False
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        if self.amp == "off":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, HALF[self.amp])
+
+    def place(self, network: nn.Module, role: str) -> nn.Module:
+        """Move a network ("student" or "teacher") to the device, in the layout of its role."""
+        return network.to(self.device, memory_format=self._layout(role))
+
+    def images(self, images: Tensor, role: str) -> Tensor:
+        """The batch (B, 3, H, W) in the layout of that network."""
+        return images.contiguous(memory_format=self._layout(role))
+
+    def compiled(self, function: Callable) -> Callable:
+        return torch.compile(function) if self.compile else function
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Scales the loss so that float16 gradients do not vanish; does nothing otherwise."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
+
+    def _layout(self, role: str) -> torch.memory_format:
+        wanted = self.channels_last
+        if wanted == "auto":
+            wanted = "all" if self.device.type == "cuda" else "teacher"
+        return torch.channels_last if wanted in ("all", role) else torch.contiguous_format
+
+
+def numerics(options: DeviceOptions) -> Numerics:
+    """Read the options; raises UserError for a device that is not there."""
+    return Numerics(
+        pick_device(options.device), options.amp, options.channels_last, options.compile
+    )

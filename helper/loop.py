@@ -1,0 +1,236 @@
+"""Training: one step, one epoch, one run. Read it from top to bottom."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from dataset.base import Batch
+from dataset.loader import Loader
+from helper.device import seed_everything
+from helper.errors import UserError
+from helper.options import (
+    count,
+    not_negative,
+    option,
+    positive,
+    positive_number,
+    share,
+    whole_numbers,
+)
+from helper.run import Run
+from helper.tasks import Task
+
+DECAY_AT = (150 / 240, 180 / 240, 210 / 240)  # of the run, where the recipe lowers the rate
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    epochs: int = option(240, "passes over the training set", parse=positive)
+    batch_size: int = option(64, "images a step", parse=positive)
+    learning_rate: float | None = option(
+        None, "start of the rate (default 0.05; what the network asks for where it is another)",
+        parse=positive_number,
+    )  # fmt: skip
+    lr_decay_epochs: tuple[int, ...] | None = option(
+        None, "epochs after which the rate falls (default 150,180,210 of 240, in proportion)",
+        parse=whole_numbers,
+    )  # fmt: skip
+    lr_decay_rate: float = option(0.1, "what the rate is multiplied with then", parse=positive_number)
+    momentum: float = option(0.9, "SGD momentum", parse=share)
+    weight_decay: float = option(5e-4, "of everything that is trained", parse=not_negative)
+    print_freq: int = option(100, "steps between two looks at the losses", parse=positive)
+    tb_freq: int = option(500, "steps between two TensorBoard points within an epoch", parse=positive)
+    save_freq: int = option(40, "epochs between two kept checkpoints", parse=positive)
+    num_workers: int = option(8, "accepted, not needed: images are prepared on the device", parse=count)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate of each epoch, counted from 1."""
+
+    start: float
+    decay_epochs: tuple[int, ...]
+    decay_rate: float
+
+    def __call__(self, epoch: int) -> float:
+        return self.start * self.decay_rate ** sum(epoch > at for at in self.decay_epochs)
+
+
+def schedule(recipe: RecipeOptions, network_rate: float) -> Schedule:
+    """The recipe's schedule; decays move in proportion when only the number of epochs is given."""
+    decay_epochs = recipe.lr_decay_epochs
+    if decay_epochs is None:
+        decay_epochs = tuple(math.floor(part * recipe.epochs + 0.5) for part in DECAY_AT)
+    start = network_rate if recipe.learning_rate is None else recipe.learning_rate
+    return Schedule(start, decay_epochs, recipe.lr_decay_rate)
+
+
+class Meter:
+    """Means over the samples of an epoch.
+
+    What a step measured stays on the device until `read`: asking for it in each step would make
+    the step wait for the GPU.
+    """
+
+    def __init__(self):
+        self.totals, self.seen, self.steps, self._unread = {}, 0, 0, []
+
+    def add(self, values: Mapping[str, Tensor], samples: int) -> None:
+        """Means over `samples` samples, each a scalar."""
+        stacked = torch.stack([value.detach().double() for value in values.values()])
+        self._unread.append((tuple(values), stacked, samples))
+
+    def read(self) -> dict[str, float]:
+        """Means so far. Waits for the device; UserError for the first value that is not finite."""
+        if self._unread:
+            rows = torch.stack([row for _, row, _ in self._unread]).cpu()
+            for (names, _, samples), row in zip(self._unread, rows.tolist(), strict=True):
+                self.steps += 1
+                self.seen += samples
+                for name, value in zip(names, row, strict=True):
+                    if not math.isfinite(value):
+                        raise NotFinite(name, value, self.steps)
+                    self.totals[name] = self.totals.get(name, 0.0) + value * samples
+            self._unread.clear()
+        return {name: total / self.seen for name, total in self.totals.items()}
+
+
+class NotFinite(UserError):
+    """A loss became NaN or infinite: the run cannot go on."""
+
+    def __init__(self, name: str, value: float, step: int):
+        super().__init__(f"{name} is {value} in step {step}")
+        self.name, self.step = name, step
+
+
+def train_epoch(
+    task: Task,
+    batches: Iterator[Batch],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    epoch: int,
+    look,
+    look_every: int,
+) -> dict[str, float]:
+    """One pass over the training set -> mean of each term, their sum `loss`, accuracy `acc` in %.
+
+    `look(step, means)` is called every `look_every` steps, and only then the device is waited for.
+    """
+    task.train()
+    meter = Meter()
+    for step, batch in enumerate(batches, start=1):
+        logits, losses = task(batch, epoch)
+        loss = torch.stack(list(losses.values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        measured = {**losses, "loss": loss}
+        if logits is not None:
+            measured["acc"] = 100 * (logits.argmax(dim=1) == batch.labels).double().mean()
+        meter.add(measured, len(batch.labels))
+        if step % look_every == 0:
+            look(step, meter.read())
+    return meter.read()
+
+
+@torch.no_grad()
+def evaluate(task: Task, loader: Loader) -> dict[str, float]:
+    """Mean cross-entropy `loss`, top-1 `acc` and top-5 `acc_top5` in %, over a whole split."""
+    return measure(task.eval().predict, loader)
+
+
+@torch.no_grad()
+def measure(predict, loader: Loader) -> dict[str, float]:
+    """The same of any function from images (B, 3, H, W) to logits (B, K)."""
+    meter = Meter()
+    for batch in loader.batches(0):
+        logits = predict(batch.images)
+        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices  # (B, 5)
+        hits = (ranked == batch.labels[:, None]).double()
+        meter.add(
+            {
+                "loss": F.cross_entropy(logits, batch.labels),
+                "acc": 100 * hits[:, 0].mean(),
+                "acc_top5": 100 * hits.sum(dim=1).mean(),
+            },
+            len(batch.labels),
+        )
+    return meter.read()
+
+
+def sgd(parameters, rate: float, recipe: RecipeOptions) -> torch.optim.SGD:
+    trained = [p for p in parameters if p.requires_grad]
+    return torch.optim.SGD(
+        trained, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+    )
+
+
+def fit(
+    task: Task, train: Loader, test: Loader, rate: Schedule, recipe: RecipeOptions, run: Run
+) -> dict:
+    """Train for the recipe's epochs, or what is left of them -> the run's summary.
+
+    Everything random in an epoch follows from the seed and the epoch's number, so that a resumed
+    run repeats the run that was never stopped.
+    """
+    optimizer = sgd(task.parameters(), rate(1), recipe)
+    scaler = task.numerics.scaler()
+    done = run.start(task, optimizer, scaler)
+    for epoch in range(done + 1, recipe.epochs + 1):
+        started = time.perf_counter()
+        seed_everything(epoch_seed(run.seed, epoch))
+        for group in optimizer.param_groups:
+            group["lr"] = rate(epoch)
+
+        progress = tqdm(
+            train.batches(epoch),
+            total=len(train),
+            desc=f"epoch {epoch}/{recipe.epochs}",
+            disable=None,  # quiet when stderr is no terminal
+            leave=False,
+        )
+
+        def look(step, means, progress=progress, epoch=epoch):
+            progress.set_postfix(loss=f"{means['loss']:.3f}", acc=f"{means['acc']:.1f}")
+            run.log_step((epoch - 1) * len(train) + step, means, recipe.tb_freq)
+
+        try:
+            means = train_epoch(task, progress, optimizer, scaler, epoch, look, recipe.print_freq)
+            seconds = time.perf_counter() - started
+            tested = evaluate(task, test)
+        except NotFinite as error:
+            raise UserError(
+                f"{error.name} is not finite in epoch {epoch}, step {error.step}: try a lower "
+                f"--learning_rate (here {rate(epoch):g}) or weight of that term, or --amp off or "
+                f"bf16; {run.kept()}"
+            ) from None
+        finally:
+            progress.close()
+
+        run.finish_epoch(
+            epoch,
+            {
+                "lr": rate(epoch),
+                **{f"train_{name}": value for name, value in means.items()},
+                **{f"test_{name}": value for name, value in tested.items()},
+                "seconds": seconds,
+                "images_per_s": len(train.labels) / seconds,
+            },
+            task,
+            optimizer,
+            scaler,
+            keep=epoch % recipe.save_freq == 0 or epoch == recipe.epochs,
+        )
+    return run.finish()
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """A seed of its own for each epoch of each run."""
+    return (seed * 1_000_003 + epoch) % 2**63

@@ -1,0 +1,267 @@
+"""A run's folder: what is in it, who may write there, and how a run goes on after a crash."""
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from helper import checkpoint, logger
+from helper.errors import UserError
+from helper.options import Resolved, count, option
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    trial: int = option(1, "number of the run; ends the name of its folder", parse=count)
+    save_dir: str = option("./save", "where runs are kept")
+    resume: bool = option(False, "go on with a run that was stopped; start it if it never ran")
+    overwrite: bool = option(False, "start anew where a run already is")
+    wandb: bool = option(False, "log to Weights & Biases as well")
+
+
+# What may differ between a run and its continuation: none of it changes a number.
+FREE_TO_CHANGE = {
+    "resume", "overwrite", "wandb", "save_dir", "data_dir", "cache_dir", "path_t", "path_s",
+    "print_freq", "tb_freq", "save_freq", "num_workers", "device", "compile",
+}  # fmt: skip
+
+
+class Run:
+    """One run: `start` opens its folder, `finish_epoch` saves, `finish` sums up."""
+
+    def __init__(self, folder: Path, model: str, options: Resolved, facts: Mapping[str, Any]):
+        """`facts` go into run.json beside the options: objective, teacher, classes ...
+
+        Raises UserError, before anything is computed, where the folder holds another run.
+        """
+        self.folder, self.model, self.options, self.facts = folder, model, options, dict(facts)
+        self.seed = options.trial if options.seed is None else options.seed
+        self.epochs = options.epochs
+        self.last: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+        self.spent = 0.0
+        self._logged_until = 0
+        if options.wandb:
+            logger.import_wandb()
+        self._guard()
+
+    @property
+    def resume_file(self) -> Path:
+        return self.folder / "resume.pth"
+
+    def finished(self) -> bool:
+        """Whether the folder already holds this run, whole."""
+        return not self.options.overwrite and self._stored().get("status") == "finished"
+
+    def kept(self) -> str:
+        """What a stopped run leaves, for an error message."""
+        if self.last:
+            return f"the checkpoint of epoch {self.last['epoch']} is kept in {self.folder}"
+        return "no epoch was finished, so there is no checkpoint"
+
+    def start(self, task, optimizer, scaler) -> int:
+        """Open the folder -> the number of epochs that are already done."""
+        done = 0
+        if self.options.resume and self.resume_file.exists():
+            done = self._restore(task, optimizer, scaler)
+        else:
+            self._clear()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.parameters = sum(p.numel() for p in task.student.parameters())
+        self._write_summary("running")
+        wandb_run = None
+        if self.options.wandb:
+            wandb_run = logger.import_wandb().init(
+                project="distillation", name=self.folder.name, config=dict(self.options.values)
+            )
+        self.logger = logger.Logger(self.folder, done, wandb_run)
+        if done:
+            print(f"resumed after epoch {done} from {self.resume_file}")
+        return done
+
+    def log_step(self, step: int, means: Mapping[str, float], every: int) -> None:
+        """Pass on the means so far, at most once in `every` steps."""
+        if step // every > self._logged_until // every:
+            self.logger.step(step, means)
+            self._logged_until = step
+
+    def finish_epoch(
+        self, epoch: int, numbers: Mapping[str, float], task, optimizer, scaler, keep: bool
+    ) -> None:
+        """Log and save an epoch; `keep` also leaves a `ckpt_epoch_N.pth`."""
+        self.last = {"epoch": epoch, **numbers}
+        better = numbers["test_acc"] > self.best.get("test_acc", -1.0)
+        if better:
+            self.best = self.last
+        self.spent += numbers["seconds"]
+
+        weights = self._weights(task, epoch, numbers["test_acc"])
+        if better:
+            checkpoint.save(self.folder / f"{self.file_name}_best.pth", weights)
+        if keep:
+            checkpoint.save(self.folder / f"ckpt_epoch_{epoch}.pth", weights)
+        if epoch == self.epochs:
+            checkpoint.save(self.folder / f"{self.file_name}_last.pth", weights)
+        # Last of all: a run killed before this line repeats the epoch and writes the same again.
+        self.logger.epoch(epoch, numbers)
+        state = {
+            "epoch": epoch,
+            "task": task.state_to_resume(),
+            "optimizer": optimizer.state_dict(),
+            "scaler": scaler.state_dict(),
+            "last": self.last,
+            "best": self.best,
+            "seconds": self.spent,
+            "seed": self.seed,
+            "options": dict(self.options.values),
+        }
+        checkpoint.save(self.resume_file, state)
+        print(logger.console_line(epoch, self.epochs, numbers), flush=True)
+
+    def finish(self) -> dict[str, Any]:
+        """Write the summary -> the summary."""
+        self.logger.close()
+        summary = self._write_summary("finished")
+        print(
+            f"{self.model}: last {self.last['test_acc']:.2f} %, best {self.best['test_acc']:.2f} % "
+            f"(epoch {self.best['epoch']}), {self.spent:.0f} s; {self.folder}"
+        )
+        return summary
+
+    @property
+    def file_name(self) -> str:
+        return plain(self.model)
+
+    def _weights(self, task, epoch: int, accuracy: float) -> dict[str, Any]:
+        """RepDistiller's layout, and the names that let the file say whose weights it holds."""
+        return {
+            "epoch": epoch,
+            "model": {k: v.detach().cpu().contiguous() for k, v in task.student.state_dict().items()},
+            "accuracy": accuracy,
+            "model_name": self.model,
+            "dataset": self.options.dataset,
+            "classes": list(self.facts["classes"]),
+            "image_size": self.facts["image_size"],
+            "mean": list(self.facts["mean"]),
+            "std": list(self.facts["std"]),
+        }
+
+    def _guard(self) -> None:
+        """UserError where starting here would lose what somebody else's run left."""
+        options = self.options
+        if options.resume and options.overwrite:
+            raise UserError("--resume and --overwrite contradict each other: give one of them")
+        if options.overwrite or not self.folder.exists():
+            return
+        status = self._stored().get("status")
+        if status == "finished" and not options.resume:
+            raise UserError(
+                f"{self.folder} holds a finished run: "
+                "--overwrite to run it anew, another --trial to run it again"
+            )
+        if status == "running" and self.resume_file.exists() and not options.resume:
+            raise UserError(
+                f"{self.folder} holds a run that was stopped: "
+                "--resume to go on with it, --overwrite to start it anew"
+            )
+        if status is None and any(self.folder.glob("*.pth")):
+            raise UserError(
+                f"{self.folder} holds checkpoints of something else: "
+                "--overwrite to replace them, another --trial to leave them"
+            )
+
+    def _stored(self) -> dict[str, Any]:
+        try:
+            return json.loads((self.folder / "run.json").read_text())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError):
+            raise UserError(
+                f"{self.folder / 'run.json'} cannot be read: --overwrite starts the run anew"
+            ) from None
+
+    def _clear(self) -> None:
+        """Remove what an earlier run left in this folder, and nothing else."""
+        for pattern in ("*.pth", "metrics.jsonl", "run.json"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+        shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+
+    def _restore(self, task, optimizer, scaler) -> int:
+        state = checkpoint.load(self.resume_file)
+        if not isinstance(state, dict) or not {"epoch", "task", "optimizer"} <= state.keys():
+            raise UserError(f"{self.resume_file} is no resume file: --overwrite starts the run anew")
+        for name, now in self.options.values.items():
+            before = state["options"].get(name, now)
+            if name not in FREE_TO_CHANGE and before != now:
+                raise UserError(
+                    f"--resume: {name} was {before} and is {now} now: "
+                    "give the options of the run, or --overwrite to start it anew"
+                )
+        checkpoint.check_fit(task.state_to_resume(), state["task"], self.resume_file, "this run")
+        task.load_state_dict(state["task"], strict=False)  # the teacher's part is not in it
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        self.last, self.best, self.spent = state["last"], state["best"], state["seconds"]
+        return state["epoch"]
+
+    def _write_summary(self, status: str) -> dict[str, Any]:
+        summary = {
+            "status": status,
+            "model": self.model,
+            "parameters": self.parameters,
+            "last": self.last,
+            "best": self.best,
+            "seconds": self.spent,
+            **self.facts,
+            "seed": self.seed,
+            "options": dict(self.options.values),
+            "origin": dict(self.options.origin),
+            "command": sys.argv,
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        logger.write_json(self.folder / "run.json", summary)
+        return summary
+
+
+def plain(name: str) -> str:
+    """A name that every file system takes: 'torchvision:resnet18' -> 'torchvision-resnet18'."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
+
+
+def versions() -> dict[str, str | None]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "machine": platform.platform(),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of this toolkit, '+' behind it when files differ from it; None outside git."""
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

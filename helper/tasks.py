@@ -1,0 +1,114 @@
+"""A task is what is trained and the losses of one batch of it. B batch, K classes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dataset.base import Batch
+from distiller_zoo.base import Distiller, Recipe
+from helper.device import Numerics
+from models.base import Classifier, Features
+
+Losses = dict[str, Tensor]  # weighted terms of the objective, each a scalar
+
+
+class Task(nn.Module):
+    """A network in training. `forward` says what one batch of it costs."""
+
+    def __init__(self, student: Classifier, numerics: Numerics):
+        super().__init__()
+        self.student, self.numerics = numerics.place(student, "student"), numerics
+        self.run_student = numerics.compiled(student.features)
+
+    def forward(self, batch: Batch, epoch: int) -> tuple[Tensor, Losses]:
+        """One batch in an epoch counted from 1 -> logits (B, K) and the terms of the objective."""
+        raise NotImplementedError
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> float32 logits (B, K)."""
+        with self.numerics.autocast():
+            return self.run_student(self.numerics.images(images, "student")).logits.float()
+
+    def state_to_resume(self) -> dict[str, Tensor]:
+        """Everything that training changes."""
+        return self.state_dict()
+
+
+class Supervised(Task):
+    """A network and cross-entropy."""
+
+    def forward(self, batch, epoch):
+        logits = self.predict(batch.images)
+        return logits, {"ce": F.cross_entropy(logits, batch.labels)}
+
+
+class Distillation(Task):
+    """gamma * CE + alpha * KD + beta * method; a term with no weight is not computed."""
+
+    def __init__(
+        self,
+        student: Classifier,
+        teacher: Classifier,
+        kd: Distiller,
+        method: Distiller,
+        recipe: Recipe,
+        numerics: Numerics,
+    ):
+        super().__init__(student, numerics)
+        self.teacher = numerics.place(teacher, "teacher").requires_grad_(False)
+        self.run_teacher = numerics.compiled(teacher.features)
+        self.kd, self.method = kd.to(numerics.device), method.to(numerics.device)
+        self.recipe = recipe
+
+    def train(self, mode: bool = True) -> "Distillation":
+        super().train(mode)
+        self.teacher.eval()  # its BatchNorm statistics stay as they were learned
+        return self
+
+    def features(self, batch: Batch) -> tuple[Features, Features]:
+        """What student and teacher show of one batch, in float32."""
+        with self.numerics.autocast():
+            student = self.run_student(self.numerics.images(batch.images, "student"))
+            with torch.no_grad():
+                teacher = self.run_teacher(self.numerics.images(batch.images, "teacher"))
+        if self.numerics.amp != "off":
+            student, teacher = student.float(), teacher.float()
+        return student, teacher
+
+    def forward(self, batch, epoch):
+        student, teacher = self.features(batch)
+        weigh, losses = self.recipe, {}
+        if weigh.gamma:
+            losses["ce"] = weigh.gamma * F.cross_entropy(student.logits, batch.labels)
+        if weigh.alpha:
+            losses["kd"] = weigh.alpha * self.kd(student, teacher, batch)
+        if weigh.beta:
+            ramp = min(epoch / weigh.warmup, 1.0) if weigh.warmup else 1.0
+            losses["method"] = ramp * weigh.beta * self.method(student, teacher, batch)
+        return student.logits, losses
+
+    def state_to_resume(self):
+        state = self.state_dict()
+        return {key: value for key, value in state.items() if not key.startswith("teacher.")}
+
+
+class LinearProbe(Task):
+    """A frozen network and a new classifier on its pooled features.
+
+    The backbone stays in eval: its BatchNorm is frozen as well, unlike in the published code.
+    """
+
+    def __init__(self, student: Classifier, numerics: Numerics):
+        super().__init__(student.requires_grad_(False), numerics)
+        student.head.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> "LinearProbe":
+        super().train(False)
+        self.student.head.train(mode)
+        return self
+
+    def forward(self, batch, epoch):
+        with torch.no_grad(), self.numerics.autocast():
+            pooled = self.run_student(self.numerics.images(batch.images, "student")).pooled
+        logits = self.student.head(pooled.float())
+        return logits, {"ce": F.cross_entropy(logits, batch.labels)}

@@ -1,0 +1,34 @@
+"""Train a new classifier on the frozen features of a checkpoint (linear probe).
+
+python transfer_student.py --path_s save/student_model/RUN/resnet8x4_best.pth --dataset folder \\
+    --data_dir PATH --trial 1
+"""
+
+from helper import assemble, cli
+from helper.device import numerics, seed_everything, set_determinism
+from helper.loop import fit, schedule
+from helper.run import Run
+from helper.tasks import LinearProbe
+
+
+def transfer_student(argv):
+    """Command line -> the run's summary."""
+    options = cli.parse_transfer(argv)
+    where = numerics(options)
+    data = assemble.load_data(options)
+    name, path = assemble.probed(options)
+    facts = {"objective": f"CE of a new classifier on {path}", **assemble.facts_of(data)}
+    run = Run(assemble.probe_folder(options, data), name, options, facts)
+    if assemble.already_done(run):
+        return
+    set_determinism(options.deterministic)
+    seed_everything(run.seed)
+    network = assemble.network(name, data)
+    assemble.load_backbone(network, path, name)
+    train, test = assemble.loaders(data, options, run.seed, where.device)
+    rate = schedule(options, network.learning_rate)
+    fit(LinearProbe(network, where), train, test, rate, options, run)
+
+
+if __name__ == "__main__":
+    cli.main(transfer_student)
