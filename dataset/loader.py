@@ -1,0 +1,122 @@
+"""The loader of all small images: the split lies on the device, no process brings it batches.
+
+A split is one uint8 tensor. Some thousand images at a time are gathered, cropped and mirrored as
+bytes; each batch is turned into normalised floats when it is asked for. N samples, B batch.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+
+from dataset.augment import Views, blank, choose, crop, normalise, order, scale_and_shift
+from dataset.base import Batch, DataSet, Split
+from helper.errors import UserError
+
+CHUNK = 3 << 20  # bytes of images augmented at once: few calls a batch, and it stays in the cache
+
+
+class Loader:
+    """Batches of one split; the same ones, bit for bit, for the same (seed, epoch).
+
+    `batch_size` counts the images of all ranks together; each rank yields its own contiguous share
+    of every batch. Shares differ by at most one image. The last batch may be smaller. A rank's
+    share of a test batch can be empty.
+    Errors: UserError if a training batch has fewer images than there are ranks, ValueError if the
+    data set does not keep the contract of `dataset.base`.
+    """
+
+    def __init__(
+        self,
+        data: DataSet,
+        split: Literal["train", "test"],
+        batch_size: int,
+        seed: int,
+        device: torch.device | str,
+        rank: int = 0,
+        ranks: int = 1,
+    ):
+        if split not in ("train", "test"):
+            raise ValueError(f"split is {split!r}; there are 'train' and 'test'")
+        if batch_size < 1 or not 0 <= rank < ranks:
+            raise ValueError(
+                f"batch_size is {batch_size}, rank {rank} of {ranks}: "
+                "at least one image and a rank below the number of ranks are needed"
+            )
+        chosen: Split = getattr(data, split)
+        check(data.name, split, chosen, len(data.classes))
+        self.training = split == "train"
+        self.seed, self.padding, self.flip = seed, data.padding, data.flip
+        self.images = chosen.images.to(device).contiguous()  # (N, 3, H, W) uint8
+        self.labels = chosen.labels.to(device)  # (N,)
+        self._shares = shares(len(self.labels), batch_size, rank, ranks)
+        self._scale, self._shift = scale_and_shift(data.mean, data.std, device)  # (3, 1, 1) each
+        smallest = len(self.labels) % batch_size or min(batch_size, len(self.labels))
+        if self.training and smallest < ranks:
+            raise UserError(
+                f"batch size {batch_size} leaves a last batch of {smallest} of the "
+                f"{len(self.labels)} training images, too few for {ranks} processes: "
+                "choose another batch size"
+            )
+
+    def __len__(self) -> int:
+        """Batches in an epoch, the same number on every rank."""
+        return len(self._shares)
+
+    def batches(self, epoch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch: shuffled and augmented, or the test split as it is."""
+        n, device = len(self.labels), self.labels.device
+        places = order(self.seed, epoch, n) if self.training else torch.arange(n)
+        mine = torch.cat([places[lo:hi] for lo, hi in self._shares])  # chosen on the CPU, always
+        index = mine.to(device)
+        if self.training:
+            chosen = choose(self.seed, epoch, mine, self.padding, self.flip)
+            views = Views(*(choice.to(device) for choice in chosen))
+        labels, sizes = self.labels[index], [hi - lo for lo, hi in self._shares]
+        most = max(*sizes, CHUNK // self.images[0].numel())
+        if self.training:
+            canvas = blank(self.images, most, self.padding)
+        start = 0
+        for chunk in chunks(sizes, most):
+            span = slice(start, start + sum(chunk))
+            images = self.images.index_select(0, index[span])
+            if self.training:
+                images = crop(images, Views(*(choice[span] for choice in views)), canvas)
+            parts = zip(images.split(chunk), labels[span].split(chunk), index[span].split(chunk))
+            for pixels, label, place in parts:
+                yield Batch(normalise(pixels, self._scale, self._shift), label, place)
+            start = span.stop
+
+
+def shares(n: int, batch_size: int, rank: int, ranks: int) -> list[tuple[int, int]]:
+    """Where a rank's share of each batch starts and ends in the order of an epoch."""
+    batches = [(lo, min(batch_size, n - lo)) for lo in range(0, n, batch_size)]
+    return [(lo + size * rank // ranks, lo + size * (rank + 1) // ranks) for lo, size in batches]
+
+
+def chunks(sizes: list[int], most: int) -> Iterator[list[int]]:
+    """Group consecutive sizes so that each group adds up to at most `most`, or is a single size."""
+    group: list[int] = []
+    for size in sizes:
+        if group and sum(group) + size > most:
+            yield group
+            group = []
+        group.append(size)
+    yield group
+
+
+def check(name: str, split: str, data: Split, classes: int) -> None:
+    """ValueError unless the split is what `dataset.base` promises."""
+    images, labels = data.images, data.labels
+    where = f"{split} split of data set {name!r}"
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(
+            f"{where}: images are {tuple(images.shape)} {images.dtype}, not (N, 3, H, W) uint8"
+        )
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1] or not len(labels):
+        raise ValueError(
+            f"{where}: labels are {tuple(labels.shape)} {labels.dtype}, "
+            f"not ({len(images)},) int64 with at least one sample"
+        )
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"{where}: a label is outside 0..{classes - 1}")
