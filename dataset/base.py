@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from helper.errors import UserError
+
+MIN_SIZE = 8  # pixels a side; the networks halve an image at least twice
 
 
 class Batch(NamedTuple):
@@ -36,3 +41,27 @@ class DataSet:
     @property
     def image_size(self) -> int:
         return self.train.images.shape[-1]
+
+
+def check_size(image_size: int) -> None:
+    """UserError unless images of this size can be trained on."""
+    if image_size < MIN_SIZE:
+        raise UserError(
+            f"images of {image_size} x {image_size} are too small: use at least {MIN_SIZE}"
+        )
+
+
+def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of each channel, over all pixels, for images in [0, 1]; exact, from histograms.
+
+    images: (N, 3, H, W) uint8. A channel of one value gets a std of 1/255 instead of 0.
+    """
+    counts = torch.zeros(3, 256, dtype=torch.int64)
+    for part in images.split(1024):
+        for channel, pixels in enumerate(part.unbind(1)):
+            counts[channel] += torch.bincount(pixels.reshape(-1), minlength=256)
+    share = counts.double() / counts.sum(dim=1, keepdim=True)  # (3, 256)
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ values  # (3,)
+    variance = (share * (values - mean[:, None]) ** 2).sum(dim=1)
+    return tuple(mean.tolist()), tuple(variance.sqrt().clamp(min=1 / 255).tolist())

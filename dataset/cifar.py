@@ -1,0 +1,82 @@
+"""CIFAR-10 and CIFAR-100: 60,000 colour images of 32 x 32, downloaded when they are not there.
+
+A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dataset import DATASETS
+from dataset.base import DataSet, Split
+from helper.errors import UserError
+from helper.options import option
+
+
+@dataclass(frozen=True)
+class CifarOptions:
+    data_dir: str = option("./data", "folder where data sets lie or are downloaded to")
+
+
+@DATASETS.register("cifar10")
+class Cifar10:
+    Options = CifarOptions
+
+    @staticmethod
+    def load(options: CifarOptions) -> DataSet:
+        mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+        return load("CIFAR10", options, mean, std)
+
+
+@DATASETS.register("cifar100")
+class Cifar100:
+    Options = CifarOptions
+
+    @staticmethod
+    def load(options: CifarOptions) -> DataSet:
+        mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+        return load("CIFAR100", options, mean, std)
+
+
+def load(kind: str, options: CifarOptions, mean, std) -> DataSet:
+    """Read torchvision's CIFAR10 or CIFAR100; UserError if it is neither there nor to be had."""
+    from helper.vision import torchvision  # a second to import: only when asked for
+
+    source = getattr(torchvision.datasets, kind)
+    try:
+        # Checks every file; what is there and whole is not downloaded again.
+        train = source(options.data_dir, train=True, download=True)
+        test = source(options.data_dir, train=False)
+    except (OSError, RuntimeError, EOFError) as error:
+        raise UserError(complaint(source, Path(options.data_dir), error)) from error
+    return DataSet(kind.lower(), split(train), split(test), tuple(train.classes), mean, std)
+
+
+def split(source) -> Split:
+    images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()  # (N, 3, 32, 32)
+    return Split(images, torch.tensor(source.targets))
+
+
+def complaint(source, root: Path, error: Exception) -> str:
+    """Which file is missing or damaged, why no other could be had, and the ways out."""
+    from torchvision.datasets.utils import check_integrity
+
+    wanted = dict(source.train_list + source.test_list) | {
+        source.meta["filename"]: source.meta["md5"]
+    }
+    bad = next(
+        (
+            name
+            for name, md5 in wanted.items()
+            if not check_integrity(root / source.base_folder / name, md5)
+        ),
+        "",
+    )
+    path = root / source.base_folder / bad
+    state = "is damaged" if path.is_file() else "is missing"
+    why = " ".join(str(error).split())
+    return (
+        f"{source.__name__}: {path} {state} and downloading failed ({why}); put {source.filename} "
+        f"into {root}, or name its folder with --data_dir, or try --dataset digits or fake"
+    )

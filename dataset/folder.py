@@ -1,0 +1,267 @@
+"""Any folder of images: train/<class>/... and val/<class>/... or test/<class>/...
+
+Decoded images are kept in a cache file. Its name is a hash of the names and the bytes of all image
+files, so a changed pixel can never be answered with an old file. N images of S x S.
+"""
+
+import hashlib
+import io
+import multiprocessing
+import os
+import sys
+import tempfile
+import zipfile
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from dataset import DATASETS
+from dataset.base import DataSet, Split, check_size, mean_and_std
+from helper.errors import UserError
+from helper.options import option, positive
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+LARGEST = 64  # size that larger images get when nobody asks for one: the set has to fit in memory
+VERSION = 1  # of the decoding; a new one makes old cache files unused
+TOGETHER = 64  # images a process decodes before it reports
+
+
+class Files(NamedTuple):
+    """The image files of a split and the class of each."""
+
+    paths: list[str]
+    labels: list[int]
+
+
+@DATASETS.register("folder")
+class Folder:
+    """Class names are those of train/; mean and std are inferred from the training images."""
+
+    @dataclass(frozen=True)
+    class Options:
+        data_dir: str = option("./data", "folder that holds train/ and val/ or test/")
+        image_size: int | None = option(
+            None,
+            "side of the squares that images are scaled and cut to (default: the one size that all "
+            f"of them have, {LARGEST} at most)",
+            parse=positive,
+        )
+        cache_dir: str = option("./data/cache", "folder for decoded images")
+
+    @staticmethod
+    def load(options: Options) -> DataSet:
+        root, size = Path(options.data_dir), options.image_size
+        if size is not None:
+            check_size(size)
+        folders = split_folders(root)
+        classes = class_names(*folders)
+        splits = [list_files(folder, classes) for folder in folders]
+        cache = Path(options.cache_dir) / f"folder-{content_key(root, splits, size)}.npz"
+        images = read_cache(cache, [len(files.paths) for files in splits])
+        if images is None:
+            paths = [path for files in splits for path in files.paths]
+            every = decode(paths, size)  # (N, 3, S, S)
+            images = np.split(every, [len(splits[0].paths)])
+            write_cache(cache, images)
+        train, test = (
+            Split(torch.from_numpy(pixels), torch.tensor(files.labels))
+            for pixels, files in zip(images, splits)
+        )
+        mean, std = mean_and_std(train.images)
+        padding = train.images.shape[-1] // 8
+        return DataSet(root.resolve().name, train, test, classes, mean, std, padding=padding)
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def split_folders(root: Path) -> tuple[Path, Path]:
+    """The folders to train on and to test on."""
+    if not root.is_dir():
+        raise UserError(
+            f"no folder {root}: name the one that holds train/ and val/ with --data_dir"
+        )
+    if not (root / "train").is_dir():
+        raise UserError(f"no train/ in {root}: it needs train/CLASS/IMAGE and val/CLASS/IMAGE")
+    found = [root / name for name in ("val", "test") if (root / name).is_dir()]
+    if not found:
+        raise UserError(f"neither val/ nor test/ in {root}: one of them is needed to test on")
+    if len(found) == 2:
+        note(f"{root} has val/ and test/: val/ is used, test/ is not looked at")
+    return root / "train", found[0]
+
+
+def class_names(train: Path, test: Path) -> tuple[str, ...]:
+    """Names of the class folders, which have to be the same in both splits."""
+
+    def names(folder: Path) -> set[str]:
+        return {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
+
+    ours, theirs = names(train), names(test)
+    if not ours:
+        raise UserError(f"no class folders in {train}: images belong in {train}/CLASS/IMAGE")
+    if ours != theirs:
+        only = [
+            f"only in {s.name}/: {listed(d)}"
+            for s, d in ((train, ours - theirs), (test, theirs - ours))
+            if d
+        ]
+        raise UserError(f"{train} and {test} differ in their class folders ({'; '.join(only)})")
+    return tuple(sorted(ours))
+
+
+def listed(names: set[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(sorted(names)[:most]) + more
+
+
+def list_files(folder: Path, classes: tuple[str, ...]) -> Files:
+    """Every image below each class folder, in the order of the names."""
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        found = sorted(
+            os.path.join(where, file)
+            for where, _, files in os.walk(folder / name, followlinks=True)
+            for file in files
+            if os.path.splitext(file)[1].lower() in SUFFIXES and not file.startswith(".")
+        )
+        if not found:
+            raise UserError(
+                f"no images in {folder / name}: looked for {', '.join(sorted(SUFFIXES))}"
+            )
+        paths += found
+        labels += [label] * len(found)
+    return Files(paths, labels)
+
+
+def content_key(root: Path, splits: list[Files], size: int | None) -> str:
+    """A hash of all that decoded images depend on: names, bytes, wanted size."""
+    total = hashlib.sha256(f"{VERSION} {LARGEST} {size}".encode())
+    for path in (path for files in splits for path in files.paths):
+        data = read_file(path)
+        total.update(os.fsencode(path.removeprefix(str(root))) + b"\0%d\0" % len(data))
+        total.update(data)
+    return total.hexdigest()[:32]
+
+
+def read_file(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def decode(paths: list[str], size: int | None) -> np.ndarray:
+    """All images as (N, 3, S, S) uint8. Without a size, all of them must have the same one."""
+    common = None
+    if size is None:
+        common = open_image(paths[0]).size
+        size = min(*common, LARGEST)
+        check_size(size)
+        if min(common) > LARGEST:
+            note(f"images of {common[0]} x {common[1]} become {size} x {size}; see --image_size")
+    groups = [paths[i : i + TOGETHER] for i in range(0, len(paths), TOGETHER)]
+    work = partial(decode_group, size=size, common=common)
+    images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
+    done = 0
+    bar = tqdm(total=len(paths), desc="decoding", unit="image", disable=None)
+    with bar, workers() as pool:
+        for group in pool.map(work, groups):
+            images[done : done + len(group)] = group
+            done += len(group)
+            bar.update(len(group))
+    return images
+
+
+def workers() -> Executor:
+    """One process a core where they start fast. Threads gain little: most of the time is Python."""
+    if "fork" in multiprocessing.get_all_start_methods():
+        return ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork"))
+    return ThreadPoolExecutor(os.cpu_count())
+
+
+def decode_group(paths: list[str], size: int, common: tuple[int, int] | None) -> np.ndarray:
+    """A few images as (M, 3, S, S) uint8; UserError if one differs from the common size."""
+    images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
+    for place, path in enumerate(paths):
+        image = open_image(path)
+        if common and image.size != common:
+            raise UserError(
+                f"images differ in size ({path} is {image.size[0]} x {image.size[1]}, the first is "
+                f"{common[0]} x {common[1]}): give --image_size"
+            )
+        images[place] = np.asarray(square(image, size)).transpose(2, 0, 1)
+    return images
+
+
+def open_image(path: str) -> Image.Image:
+    """A decoded RGB image; UserError that names the file if that is impossible."""
+    data = read_file(path)
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+        if image.mode.startswith("I"):  # 16 bits of grey, which convert() would cut off at 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if "transparency" in image.info:
+            image = image.convert("RGBA")
+        return image.convert("RGB")
+    except Exception as error:  # decoders raise whatever they like about a damaged file
+        reason = " ".join(str(error).replace(repr(data), "").split()) or type(error).__name__
+        raise UserError(f"{path} is no readable image ({reason}): repair or remove it") from error
+
+
+def square(image: Image.Image, size: int) -> Image.Image:
+    """Scale the shorter side to `size` and cut out the middle."""
+    width, height = image.size
+    if min(width, height) != size:
+        scale = size / min(width, height)
+        width, height = max(size, round(width * scale)), max(size, round(height * scale))
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def read_cache(path: Path, counts: list[int]) -> list[np.ndarray] | None:
+    """The two arrays of images, or None if the file is absent or (with a note) broken."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:  # checks the checksum of each array
+            images = [stored["train"], stored["test"]]
+        if all(
+            a.dtype == np.uint8 and a.ndim == 4 and a.shape[:2] == (n, 3)
+            for a, n in zip(images, counts)
+        ):
+            return images
+        reason = "unexpected content"
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error)
+    note(f"cache file {path} is broken ({reason}): decoding the images again")
+    return None
+
+
+def write_cache(path: Path, images: list[np.ndarray]) -> None:
+    """Write under another name and rename, so that no reader ever sees half a file."""
+    half = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+            half = Path(file.name)
+            np.savez(file, train=images[0], test=images[1])
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(half, path)
+    except OSError as error:
+        note(f"decoded images are not kept in {path}: {error}")
+    finally:
+        if half is not None:
+            half.unlink(missing_ok=True)
