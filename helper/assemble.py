@@ -78,6 +78,22 @@ def load_teacher(name: str, path: Path, data: DataSet) -> Classifier:
     return teacher.eval().requires_grad_(False)
 
 
+def probed(options: Resolved) -> tuple[str, Path]:
+    """Name and checkpoint of the network whose features are probed."""
+    if not options.path_s:
+        raise UserError("no --path_s: give the checkpoint whose features are to be probed")
+    return named(options.path_s, options.model_s, "--model_s"), Path(options.path_s)
+
+
+def load_backbone(fresh: Classifier, path: Path, name: str) -> None:
+    """Load all of a checkpoint but its classifier, which was for other classes."""
+    own, weights = fresh.state_dict(), checkpoint.weights_of(path)
+    head = {key for key in own if key.startswith(f"{fresh.head_name}.")}
+    weights = {key: value for key, value in weights.items() if key not in head}
+    weights.update((key, own[key]) for key in head)
+    checkpoint.load_into(fresh, weights, path, name)
+
+
 def check_teacher(
     name: str, path: Path, teacher: Classifier, test: Loader, numerics: Numerics
 ) -> dict[str, Any]:

@@ -101,7 +101,12 @@ def load_weights(network: nn.Module, path: str | Path, name: str) -> None:
     Only BatchNorm's `num_batches_tracked` may be missing: old files have none. Raises UserError
     that names the first key that does not fit, with both shapes.
     """
-    own, weights = network.state_dict(), weights_of(path)
+    load_into(network, weights_of(path), path, name)
+
+
+def load_into(network: nn.Module, weights: Mapping[str, Tensor], path, name: str) -> None:
+    """The same of weights that were read from `path` already."""
+    own = network.state_dict()
     check_fit(own, weights, path, name)
     network.load_state_dict({k: weights.get(k, own[k]) for k in own})
 

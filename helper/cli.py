@@ -46,7 +46,7 @@ class StudentOptions:
 
 
 COMMON = (DataOptions, RecipeOptions, DeviceOptions, RunOptions)
-PROBE_RECIPE = {"epochs": 120, "lr_decay_epochs": (30, 60, 90)}
+PROBE_RECIPE = {"epochs": 120, "lr_decay_epochs": (30, 60, 90), "learning_rate": 0.05}
 
 
 def parse_teacher(argv: Sequence[str]) -> Resolved:

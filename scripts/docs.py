@@ -1,0 +1,109 @@
+"""Write the README's tables of methods, views, networks, data sets and flags from the registries.
+
+python scripts/docs.py          write them
+python scripts/docs.py --check  exit 1 when they are not current
+"""
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dataset import DATASETS
+from distiller_zoo import METHODS, VIEWS
+from helper.cli import COMMON, StudentOptions
+from helper.options import title_of
+from models import MODELS
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def first_line(entry) -> str:
+    """The docstring's first sentence line: what the entry is and where it is from."""
+    return (entry.__doc__ or "").strip().splitlines()[0].rstrip(".")
+
+
+def flags(cls: type) -> str:
+    return " ".join(f"`--{f.name}`" for f in fields(cls))
+
+
+def table(head: tuple[str, ...], rows) -> list[str]:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def methods() -> list[str]:
+    rows = []
+    for name in METHODS:
+        recipe = METHODS[name].recipe
+        weights = f"{recipe.gamma:g}, {recipe.alpha:g}, {recipe.beta:g}"
+        about = first_line(METHODS[name])
+        rows.append((f"`{name}`", about, weights, flags(METHODS[name].Options)))
+    return table(("`--distill`", "paper", "r, a, b", "flags"), rows)
+
+
+def views() -> list[str]:
+    rows = [(flags(VIEWS[name].Options), first_line(VIEWS[name])) for name in VIEWS]
+    return table(("flags", "paper"), rows)
+
+
+def networks() -> list[str]:
+    rows = []
+    for name in MODELS:
+        network = MODELS[name](100)
+        size = sum(p.numel() for p in network.parameters())
+        rows.append((f"`{name}`", f"{size:,}", f"{network.learning_rate:g}"))
+    return table(("network", "parameters (100 classes)", "learning rate"), rows)
+
+
+def data_sets() -> list[str]:
+    rows = [
+        (f"`{name}`", first_line(DATASETS[name]), flags(DATASETS[name].Options))
+        for name in DATASETS
+    ]
+    return table(("`--dataset`", "what", "flags"), rows)
+
+
+def general() -> list[str]:
+    rows = []
+    for cls in (StudentOptions, *COMMON):
+        for f in fields(cls):
+            spelled = ", ".join(f"`{s}`" for s in (*f.metadata["flags"], f"--{f.name}"))
+            default = "" if f.default in (None, "", ()) else f"`{f.default}`"
+            rows.append((title_of(cls), spelled, default, f.metadata["help"]))
+    return table(("of", "flag", "default", "what"), rows)
+
+
+BLOCKS = {
+    "methods": methods,
+    "views": views,
+    "networks": networks,
+    "data sets": data_sets,
+    "flags": general,
+}
+
+
+def filled(text: str) -> str:
+    """The README with every block between its two markers written anew."""
+    for name, block in BLOCKS.items():
+        start, end = f"<!-- {name}: written by scripts/docs.py -->", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(start)
+        _, _, after = rest.partition(end)
+        if not after:
+            raise SystemExit(f"README.md lacks the markers of {name!r}")
+        text = "\n".join([before + start, *block(), end + after])
+    return text
+
+
+def main() -> None:
+    now = README.read_text()
+    wanted = filled(now)
+    if "--check" not in sys.argv:
+        README.write_text(wanted)
+    elif wanted != now:
+        raise SystemExit("README.md is not current: run python scripts/docs.py")
+
+
+if __name__ == "__main__":
+    main()

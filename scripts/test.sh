@@ -1,0 +1,9 @@
+#!/bin/sh
+# Set up, then check everything: format, lint, generated docs, tests. Arguments go to pytest.
+set -eu
+cd "$(dirname "$0")/.."
+sh scripts/setup.sh requirements.txt requirements-dev.txt
+.venv/bin/ruff format --check .
+.venv/bin/ruff check .
+.venv/bin/python scripts/docs.py --check
+.venv/bin/python -m pytest "$@"
