@@ -60,9 +60,10 @@ class Classifier(nn.Module):
 
     `head_name` is the attribute that holds the classifier: published checkpoints do not agree on it.
     `not_features` names the other modules that come after the last stage: first stages of AB and
-    FSP train neither.
+    FSP train neither. `learning_rate` is the recipe's for this network.
     """
 
+    learning_rate = 0.05
     head_name = "fc"
     not_features: tuple[str, ...] = ()
 
