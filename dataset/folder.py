@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from dataset import DATASETS
@@ -215,7 +215,8 @@ def open_image(path: str) -> Image.Image:
             image = image.convert("RGBA")
         return image.convert("RGB")
     except Exception as error:  # decoders raise whatever they like about a damaged file
-        reason = " ".join(str(error).replace(repr(data), "").split()) or type(error).__name__
+        known = not isinstance(error, UnidentifiedImageError)
+        reason = " ".join(str(error).split()) if known else "of no known format"
         raise UserError(f"{path} is no readable image ({reason}): repair or remove it") from error
 
 
