@@ -186,13 +186,21 @@ def build(flag: str, name: str, cls: type, options: Resolved, *rest) -> Any:
 
 def main(command: Callable[[Sequence[str]], Any]) -> None:
     """Run a script. Bad input is one line on stderr and exit code 2."""
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    try:
-        command(sys.argv[1:])
-    except UserError as error:
-        line = " ".join(str(error).split())
-        print(f"error: {line}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("stopped; --resume goes on after the last whole epoch", file=sys.stderr)
-        raise SystemExit(130) from None
+    with warnings.catch_warnings():
+        warnings.showwarning = show_warning
+        try:
+            command(sys.argv[1:])
+        except UserError as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            print("stopped; --resume goes on after the last whole epoch", file=sys.stderr)
+            raise SystemExit(130) from None
+
+
+def show_warning(message, *_, **__) -> None:
+    print(f"warning: {one_line(message)}", file=sys.stderr)
+
+
+def one_line(text) -> str:
+    return " ".join(str(text).split())

@@ -1,0 +1,50 @@
+import sys
+
+import pytest
+import torch
+
+import train_student
+import train_teacher
+import transfer_student
+from helper import cli
+
+COMMANDS = {
+    "train_teacher": train_teacher.train_teacher,
+    "train_student": train_student.train_student,
+    "transfer_student": transfer_student.transfer_student,
+}
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run a script's command line in this process, with tmp_path as the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(line: str):
+        script, *words = line.split()
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *words])
+        return cli.main(COMMANDS[script])
+
+    return run
+
+
+@pytest.fixture
+def fails(run, capsys):
+    """Run a command line that must end in one clear line -> that line."""
+
+    def fails(line: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            run(line)
+        err = capsys.readouterr().err
+        assert stop.value.code == 2, err
+        errors = [text for text in err.splitlines() if text.startswith("error: ")]
+        assert len(errors) == 1, err
+        assert "Traceback" not in err
+        return errors[0]
+
+    return fails

@@ -1,0 +1,204 @@
+"""Every mistake a user can make ends in one line that says what is wrong and what to do."""
+
+import argparse
+import json
+import os
+import re
+
+import pytest
+import torch
+
+from helper import checkpoint
+from models import MODELS
+from models.any import build
+
+FAKE = "--dataset fake --fake_size 20 --image_size 8 --epochs 1"
+TEACHER = f"train_teacher --model resnet8 {FAKE}"
+STUDENT = f"train_student --model_s resnet8 {FAKE}"
+PROBE = f"transfer_student {FAKE}"
+
+LINES = [
+    # flags
+    (f"{STUDENT} --distill kdd", r"no method 'kdd' \(did you mean kd\?\); there are: .*kd"),
+    (f"{STUDENT} --fake_sizes 3", "unknown argument --fake_sizes: did you mean --fake_size"),
+    (f"{STUDENT} --cache_dir x", "--cache_dir is a flag of --dataset folder"),
+    (f"{STUDENT} --base_temp 3", "--base_temp is a flag of --logit_stand"),
+    (f"{STUDENT} --epochs ten", "argument --epochs: invalid positive value: 'ten'"),
+    (f"{STUDENT} --epochs 0", "argument --epochs: 0 is not at least 1"),
+    (f"{STUDENT} --batch_size -4", "argument --batch_size/.*: -4 is not at least 1"),
+    (f"{STUDENT} --learning_rate nan", "nan is not a finite number"),
+    (f"{STUDENT} -a -1", "argument --alpha/-a: -1 is not a finite number of at least 0"),
+    (f"{STUDENT} --kd_T 0", "0 is not above 0"),
+    (f"{STUDENT} --amp fp8", "invalid choice: 'fp8'"),
+    (f"{STUDENT} --lr_decay_epochs 3;4", "lr_decay_epochs.*'3;4'"),
+    (f"{STUDENT} --sdd 2,4", "'2,4' is no growing list of grid sizes from 1 on: try 1,2,4"),
+    (f"{STUDENT} --M [1,2", r"'\[1,2'|sdd"),
+    (f"{STUDENT} --sdd 1,x", "'1,x' is no growing list"),
+    (f"{STUDENT} --logit_stand maybe", "'maybe' is neither on nor off"),
+    (f"{STUDENT} --logit_stand --kd_weight 3 -a 2", "--kd_weight 3 and --alpha 2 set the same"),
+    (f"{STUDENT} --distill kd -b 1", "--distill kd is the -a term already"),
+    (f"{STUDENT} -r 0 -a 0 -b 0", "all 0: there is nothing to train on"),
+    (f"{TEACHER} --resume --overwrite", "--resume and --overwrite contradict each other"),
+    (f"{TEACHER} --distill kd", "unknown argument --distill"),
+    # machine
+    (f"{TEACHER} --device tpu", "--device tpu is none of auto, cpu, cuda, cuda:N"),
+    (f"{TEACHER} --device gpu0", "--device gpu0 is none of auto, cpu, cuda, cuda:N"),
+    pytest.param(
+        f"{TEACHER} --device cuda:99", r"--device cuda:99: torch .* sees .* GPU", id="no such GPU"
+    ),
+    # networks
+    (f"{TEACHER} --model resnet9", "no model 'resnet9'.*did you mean"),
+    (f"{TEACHER} --model torchvision:resnet19", "torchvision.*resnet19"),
+    (f"{TEACHER} --model nowhere:net", "nowhere"),
+    (f"{TEACHER} --model json:dumps", "json:dumps"),
+    # data
+    ("train_teacher --dataset cifar11", r"no data set 'cifar11' \(did you mean cifar10"),
+    ("train_teacher --dataset folder --data_dir nowhere", "no folder nowhere"),
+    ("train_teacher --dataset folder --data_dir empty", "no train/ in empty"),
+    (f"{TEACHER} --image_size 2", "images of 2 x 2 are too small"),
+    (f"{TEACHER} --fake_classes 50", "--fake_size 20 is fewer than --fake_classes 50"),
+    # checkpoints
+    (f"{STUDENT} --path_t nowhere.pth", "no checkpoint nowhere.pth"),
+    (f"{STUDENT} --path_t empty", "empty is a folder: give a .pth file; it holds none"),
+    (f"{STUDENT} --path_t text.pth", "text.pth is no checkpoint, or a truncated one"),
+    (f"{STUDENT} --path_t void.pth", r"void.pth is no checkpoint.*\(0 bytes\)"),
+    (f"{STUDENT} --path_t cut.pth", "cut.pth is no checkpoint, or a truncated one"),
+    (f"{STUDENT} --path_t code.pth", "code.pth would run code when loaded .*refused"),
+    (f"{STUDENT} --path_t numbers.pth --model_t resnet8", "numbers.pth holds no weights"),
+    (f"{STUDENT} --path_t bare.pth", "bare.pth does not say which network.*--model_t"),
+    (
+        f"{STUDENT} --path_t bare.pth --model_t resnet14",
+        r"bare.pth does not fit resnet14.*layer1.1.conv1.weight \(16, 16, 3, 3\) is missing",
+    ),
+    (
+        f"{STUDENT} --path_t bare.pth --model_t resnet8x4",
+        r"conv1.weight is \(16, 3, 3, 3\) in the file, \(32, 3, 3, 3\) in resnet8x4",
+    ),
+    (
+        f"{STUDENT} --path_t bare.pth --model_t resnet8 --fake_classes 7",
+        r"fc.weight is \(10, 64\) in the file, \(7, 64\) in resnet8 with 7 classes",
+    ),
+    (f"{STUDENT} --path_t extra.pth --model_t resnet8", r"spare \(3,\) is not in resnet8"),
+    (f"{STUDENT}", "the published teachers know cifar100, not fake: train one.*--path_t"),
+    (f"{PROBE}", "no --path_s"),
+    (f"{PROBE} --path_s nowhere.pth", "no checkpoint nowhere.pth"),
+    (f"{STUDENT} --path_t bare.pth --model_t resnet8 --sdd 1,2,4", "2x2 last map has no 4x4"),
+]
+
+
+class Exploding:
+    def __reduce__(self):
+        return os.system, ("touch exploded",)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with one file for each way in which a checkpoint can be wrong."""
+    folder = tmp_path_factory.mktemp("files")
+    network = build("resnet8", 10, 8)
+    weights = network.state_dict()
+    torch.save({"model": weights, "opt": argparse.Namespace(lr=0.1)}, folder / "bare.pth")
+    torch.save({"model": {**weights, "spare": torch.zeros(3)}}, folder / "extra.pth")
+    torch.save({"accuracy": 3.0, "epoch": 2}, folder / "numbers.pth")
+    torch.save({"model": weights, "extra": Exploding()}, folder / "code.pth")
+    whole = (folder / "bare.pth").read_bytes()
+    (folder / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.pth").write_text("<html>404 not found</html>")
+    (folder / "void.pth").write_bytes(b"")
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.fixture
+def here(files, tmp_path):
+    """Those files in the working folder of the command."""
+    for path in files.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("line", "expected"), LINES)
+def test_one_line_says_what_is_wrong(line, expected, here, fails):
+    before = sorted(here.iterdir())
+    message = fails(line)
+    assert re.search(expected, message), message
+    assert sorted(here.iterdir()) == before, "something was written"
+    assert not (here / "exploded").exists(), "a stranger's code was run"
+
+
+def test_there_are_enough_lines():
+    assert len(LINES) >= 25
+
+
+def test_teacher_absent_and_no_network(here, fails, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    monkeypatch.setattr("helper.teachers.DATASET", "fake")
+    message = fails(f"{STUDENT} --distill kd")
+    assert re.search("no teacher save/models/resnet32x4_vanilla/ckpt_epoch_240.pth", message)
+    assert "fetch_pretrained_teachers.sh resnet32x4" in message
+    assert "train_teacher.py --model resnet32x4" in message
+    message = fails(f"{STUDENT} --model_t resnet8")
+    assert "resnet8 is not among the published ones" in message
+    assert not (here / "save").exists() or not list((here / "save").rglob("*.pth"))
+
+
+def test_a_run_is_not_lost(here, run, fails, capsys):
+    run(TEACHER)
+    folder = here / "save" / "models" / "resnet8_fake_trial_1"
+    before = {path: path.read_bytes() for path in folder.glob("*.pth")}
+    assert before
+    message = fails(TEACHER)
+    assert "holds a finished run: --overwrite" in message
+
+    summary = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**summary, "status": "running"}))
+    assert "holds a run that was stopped: --resume to go on" in fails(TEACHER)
+    assert "learning_rate was None and is 0.3 now" in fails(f"{TEACHER} --resume --learning_rate 0.3")
+
+    (folder / "run.json").unlink()
+    assert "holds checkpoints of something else" in fails(TEACHER)
+    (folder / "run.json").write_text("{")
+    assert "run.json cannot be read" in fails(TEACHER)
+    assert {path: path.read_bytes() for path in folder.glob("*.pth")} == before
+
+
+def test_overwriting_waits_until_everything_else_is_right(here, run, fails):
+    run(TEACHER)
+    folder = here / "save" / "models" / "resnet8_fake_trial_1"
+    before = (folder / "resnet8_last.pth").read_bytes()
+    fails(f"{TEACHER} --overwrite --device tpu")
+    fails(f"{TEACHER} --overwrite --image_size 3")
+    assert (folder / "resnet8_last.pth").read_bytes() == before
+
+
+def test_broken_resume_file(here, run, fails):
+    run(TEACHER)
+    folder = here / "save" / "models" / "resnet8_fake_trial_1"
+    summary = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**summary, "status": "running"}))
+    (folder / "resume.pth").write_bytes(b"half")
+    assert "resume.pth is no checkpoint, or a truncated one" in fails(f"{TEACHER} --resume")
+    torch.save({"model": {}}, folder / "resume.pth")
+    assert "resume.pth is no resume file" in fails(f"{TEACHER} --resume")
+
+
+def test_a_loss_that_is_not_finite_names_itself_and_keeps_the_last_epoch(here, run, fails):
+    line = TEACHER.replace("--epochs 1", "--epochs 3")
+    message = fails(f"{line} --learning_rate 1e30 --overwrite")
+    assert re.search("ce is not finite in epoch 1, step [12]: try a lower --learning_rate", message)
+    assert "no epoch was finished" in message
+
+
+def test_wandb_absent(fails, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    assert "--wandb needs the wandb package: pip install wandb" in fails(f"{TEACHER} --wandb")
+
+
+def test_every_network_says_which_checkpoint_is_not_its_own(tmp_path):
+    torch.save({"model": MODELS["resnet8"](10).state_dict()}, tmp_path / "a.pth")
+    for name in ("vgg8", "wrn_16_1", "ShuffleV1"):
+        with pytest.raises(ValueError, match=f"does not fit {name}"):
+            checkpoint.load_weights(MODELS[name](10), tmp_path / "a.pth", name)

@@ -1,0 +1,86 @@
+import pytest
+
+from helper import cli
+from helper.errors import UserError
+from helper.loop import schedule
+
+
+def student(line):
+    return cli.parse_student(line.split())
+
+
+def weights(options):
+    return options.gamma, options.alpha, options.beta
+
+
+def test_weights_are_the_methods_unless_typed():
+    assert weights(student("--distill kd")) == (0.1, 0.9, 0)
+    options = student("--distill kd -r 1 -a 0.5")
+    assert weights(options) == (1, 0.5, 0)
+    assert options.origin["alpha"] == "typed"
+    assert options.origin["beta"] == "recipe of kd"
+
+
+def test_both_spellings_and_the_short_ones():
+    assert student("--logit-stand --kd-T 3").kd_T == 3
+    assert student("--logit_stand on --lr-decay-epochs 3,5").lr_decay_epochs == (3, 5)
+    assert student("--M [1,2,4]").sdd == student("--sdd 1,2,4").sdd == (1, 2, 4)
+    assert student("--learning_rate=0.2").learning_rate == 0.2
+
+
+def test_standardization_brings_its_own_temperature_and_weight():
+    options = student("--distill kd --logit_stand")
+    assert (options.kd_T, *weights(options)) == (2, 0.1, 9, 0)
+    assert student("--logit_stand --base_temp 3 --kd_weight 5").alpha == 5
+    assert student("--logit_stand --base_temp 3").kd_T == 3
+    assert student("--logit_stand -a 4").alpha == 4  # what is typed wins
+    assert student("--logit_stand off").alpha == 0.9
+
+
+def test_the_objective_in_words():
+    assert cli.describe(student("--distill kd")) == "0.1*CE + 0.9*KD(T=4)"
+    text = cli.describe(student("--sdd 1,2 --logit_stand -a 2 -r 0"))
+    assert text == "2*KD(T=2) on rows: sdd=(1, 2), logit_stand"
+
+
+def test_decays_move_with_the_number_of_epochs():
+    def rates(line):
+        options = student(line)
+        return schedule(options, 0.05)
+
+    assert rates("").decay_epochs == (150, 180, 210)
+    assert rates("--epochs 60").decay_epochs == (38, 45, 53)
+    assert rates("--epochs 60 --lr_decay_epochs 150,180").decay_epochs == (150, 180)
+    rate = rates("--lr_decay_epochs 2,4")
+    assert [rate(epoch) for epoch in (1, 2, 3, 5)] == pytest.approx([0.05, 0.05, 0.005, 0.0005])
+    assert rates("--learning_rate 0.3")(1) == 0.3
+
+
+def test_the_probe_has_a_recipe_of_its_own():
+    options = cli.parse_transfer(["--path_s", "x.pth"])
+    assert (options.epochs, options.lr_decay_epochs) == (120, (30, 60, 90))
+    assert options.learning_rate == 0.05
+    assert cli.parse_transfer("--epochs 12".split()).lr_decay_epochs == (3, 6, 9)
+
+
+def test_options_cannot_be_changed():
+    options = student("")
+    with pytest.raises(TypeError):
+        options.values["alpha"] = 1
+    with pytest.raises(AttributeError):
+        options.alpha = 1
+
+
+def test_help_shows_the_flags_of_what_was_chosen(capsys):
+    with pytest.raises(SystemExit) as stop:
+        student("--distill kd --dataset fake --help")
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--fake_size" in shown
+    assert "--kd_T" in shown
+    assert "--cache_dir" not in shown  # a flag of another data set
+
+
+def test_a_view_cannot_be_set_in_two_ways_at_once():
+    with pytest.raises(UserError, match="--base_temp 3 and --kd_T 4 set the same thing"):
+        student("--logit_stand --base_temp 3 --kd_T 4")
