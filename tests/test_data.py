@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 
 from dataset import DATASETS
 from dataset.base import DataSet, mean_and_std
-from dataset.folder import Files, Folder, content_key, square
+from dataset.folder import Files, Folder, content_key, open_image, square
 from dataset.loader import Loader
 from helper.errors import UserError
 from helper.options import Parser
@@ -350,6 +350,13 @@ def test_modes_are_all_turned_into_rgb(images):
     rgb = np.asarray(palette.convert("RGB"))
     for got, expected in zip(found, [grey[..., None], rgb, rgba[..., :3], grey[..., None], rgb]):
         assert (got == expected).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_palette_with_many_transparent_colours_brings_no_warning(tmp_path):
+    palette = Image.fromarray(random_image(4)).quantize(16)
+    save(tmp_path / "a.png", palette, transparency=bytes(range(16)))
+    assert open_image(str(tmp_path / "a.png")).mode == "RGB"
 
 
 def test_square_scales_the_shorter_side_and_keeps_the_middle():
