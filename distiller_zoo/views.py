@@ -43,8 +43,10 @@ class ScaleDecoupling:
             (), "scale decoupling: grid sizes such as 1,2,4; 1 is the image", "--M", parse=grid_sizes
         )
 
-    def __init__(self, options):
+    def __init__(self, options, setup):
         self.scales = options.sdd
+        for who in (setup.student, setup.teacher):
+            who.region_logits(self.scales)  # raises ValueError where there are no such regions
 
     def __call__(self, rows, student, teacher, labels):
         s, t = student.region_logits(self.scales), teacher.region_logits(self.scales)  # (R, B, K)
@@ -75,7 +77,7 @@ class Tekap:
             0.8, "weight of a copy; the clean teacher has 1", parse=not_negative
         )
 
-    def __init__(self, options):
+    def __init__(self, options, setup):
         self.options = options
 
     def __call__(self, rows, student, teacher, labels):
@@ -104,7 +106,7 @@ class LogitStandardization:
         base_temp: float = option(2.0, "temperature after standardising", parse=positive_number)
         kd_weight: float = option(9.0, "weight of the standardised term", parse=not_negative)
 
-    def __init__(self, options):
+    def __init__(self, options, setup):
         pass
 
     @staticmethod

@@ -1,5 +1,6 @@
 """From options to the parts of a run: data, networks, the folder's name."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,24 +116,24 @@ def method_setup(
 ) -> Setup:
     """What a method may read before training: one batch's features, labels, views."""
     images = next(train.batches(0)).images[:2].cpu()
-    views = [
-        cli.build(f"--{name}", "", VIEWS[name], options)
-        for name in cli.chosen_views(dict(options.values))
-    ]
-    return Setup(
+    setup = Setup(
         student.cpu().eval().features(images),
         teacher.cpu().eval().features(images),
         student,
         teacher,
         train.labels.cpu(),
-        tuple(views),
     )
+    views = [
+        cli.build(f"--{name}", VIEWS[name], options, setup)
+        for name in cli.chosen_views(dict(options.values))
+    ]
+    return replace(setup, views=tuple(views))
 
 
 def kd_and_method(options: Resolved, setup: Setup):
     """The KD term and the method of the objective."""
-    kd = cli.build("--distill", "kd", METHODS["kd"], options, setup)
-    method = cli.build("--distill", options.distill, METHODS[options.distill], options, setup)
+    kd = cli.build("--distill kd", METHODS["kd"], options, setup)
+    method = cli.build(f"--distill {options.distill}", METHODS[options.distill], options, setup)
     return kd, method
 
 

@@ -5,6 +5,7 @@ import collections
 import hashlib
 import os
 import pickle
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from models import MODELS
 
 # What RepDistiller-format files hold beside tensors and plain containers.
 HARMLESS = [argparse.Namespace, collections.OrderedDict, collections.defaultdict]
+
+UNSAFE = re.compile(r"unsupported (?:global|class)[: ]+(?:global )?([\w.]+)", re.IGNORECASE)
 
 
 def write_whole(path: Path, write) -> None:
@@ -58,10 +61,9 @@ def load(path: str | Path) -> Any:
         with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
-            what = str(error).split("GLOBAL ")[-1].split(" ")[0]
+        if found := UNSAFE.search(str(error)):
             raise UserError(
-                f"{path} would run code when loaded ({what}): refused; save its state dict alone"
+                f"{path} would run code when loaded ({found[1]}): refused; save its weights alone"
             ) from None
         raise broken(path) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError):

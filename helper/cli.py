@@ -8,7 +8,7 @@ from typing import Any
 
 from dataset import DATASETS
 from distiller_zoo import METHODS, VIEWS
-from distiller_zoo.base import Recipe
+from distiller_zoo.base import Recipe, Setup
 from helper.device import DeviceOptions
 from helper.errors import UserError
 from helper.loop import RecipeOptions
@@ -176,12 +176,12 @@ def describe(options: Resolved) -> str:
     return text + (f" on rows: {', '.join(views)}" if views else "") + warm
 
 
-def build(flag: str, name: str, cls: type, options: Resolved, *rest) -> Any:
+def build(flag: str, cls: type, options: Resolved, setup: Setup) -> Any:
     """Make a method or a view from its options; what it refuses becomes a line for the user."""
     try:
-        return cls(options.read(cls.Options), *rest)
+        return cls(options.read(cls.Options), setup)
     except ValueError as error:
-        raise UserError(f"{flag} {name}: {error}") from error
+        raise UserError(f"{flag}: {error}") from error
 
 
 def main(command: Callable[[Sequence[str]], Any]) -> None:
@@ -193,9 +193,18 @@ def main(command: Callable[[Sequence[str]], Any]) -> None:
         except UserError as error:
             print(f"error: {one_line(error)}", file=sys.stderr)
             raise SystemExit(2) from None
-        except KeyboardInterrupt:
+        except BaseException as error:
+            if not interrupted(error):
+                raise
             print("stopped; --resume goes on after the last whole epoch", file=sys.stderr)
             raise SystemExit(130) from None
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is at the root of an exception: a writer that it stops may raise its own."""
+    return isinstance(error, KeyboardInterrupt) or (
+        error is not None and interrupted(error.__context__)
+    )
 
 
 def show_warning(message, *_, **__) -> None:

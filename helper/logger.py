@@ -76,9 +76,10 @@ def console_line(epoch: int, epochs: int, numbers: Mapping[str, float]) -> str:
         for name, value in numbers.items()
         if name.startswith("train_") and name not in shown
     ]
+    parts = f"({', '.join(terms)})  " if len(terms) > 1 else " "
     return (
         f"epoch {epoch:>{len(str(epochs))}}/{epochs}  lr {numbers['lr']:g}  "
-        f"loss {numbers['train_loss']:.4f} ({', '.join(terms)})  "
+        f"loss {numbers['train_loss']:.4f} {parts}"
         f"train {numbers['train_acc']:.2f} %  test {numbers['test_acc']:.2f} % "
         f"(top-5 {numbers['test_acc_top5']:.2f})  "
         f"{numbers['seconds']:.1f} s  {numbers['images_per_s']:,.0f} images/s"

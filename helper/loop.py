@@ -78,8 +78,9 @@ class Meter:
     the step wait for the GPU.
     """
 
-    def __init__(self):
-        self.totals, self.seen, self.steps, self._unread = {}, 0, 0, []
+    def __init__(self, of: str = ""):
+        """`of` goes before a value's name when the value is not finite."""
+        self.of, self.totals, self.seen, self.steps, self._unread = of, {}, 0, 0, []
 
     def add(self, values: Mapping[str, Tensor], samples: int) -> None:
         """Means over `samples` samples, each a scalar."""
@@ -95,7 +96,7 @@ class Meter:
                 self.seen += samples
                 for name, value in zip(names, row, strict=True):
                     if not math.isfinite(value):
-                        raise NotFinite(name, value, self.steps)
+                        raise NotFinite(self.of + name, value, self.steps)
                     self.totals[name] = self.totals.get(name, 0.0) + value * samples
             self._unread.clear()
         return {name: total / self.seen for name, total in self.totals.items()}
@@ -149,7 +150,7 @@ def evaluate(task: Task, loader: Loader) -> dict[str, float]:
 @torch.no_grad()
 def measure(predict, loader: Loader) -> dict[str, float]:
     """The same of any function from images (B, 3, H, W) to logits (B, K)."""
-    meter = Meter()
+    meter = Meter("test ")
     for batch in loader.batches(0):
         logits = predict(batch.images)
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices  # (B, 5)

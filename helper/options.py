@@ -65,8 +65,10 @@ def count(text: str) -> int:
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:
-    """'150,180,210' or '[150,180,210]' -> (150, 180, 210); '' -> ()"""
-    return tuple(int(part) for part in text.strip("[]() ").split(",") if part.strip())
+    """'150,180,210' or '[150,180,210]' -> (150, 180, 210); '' or '[]' -> ()"""
+    if text[:1] + text[-1:] in ("[]", "()"):
+        text = text[1:-1]
+    return tuple(int(part) for part in text.split(",")) if text.strip() else ()
 
 
 def switch(text: str) -> bool:

@@ -32,7 +32,7 @@ LINES = [
     (f"{STUDENT} --amp fp8", "invalid choice: 'fp8'"),
     (f"{STUDENT} --lr_decay_epochs 3;4", "lr_decay_epochs.*'3;4'"),
     (f"{STUDENT} --sdd 2,4", "'2,4' is no growing list of grid sizes from 1 on: try 1,2,4"),
-    (f"{STUDENT} --M [1,2", r"'\[1,2'|sdd"),
+    (f"{STUDENT} --M [1,2", r"'\[1,2' is no growing list"),
     (f"{STUDENT} --sdd 1,x", "'1,x' is no growing list"),
     (f"{STUDENT} --logit_stand maybe", "'maybe' is neither on nor off"),
     (f"{STUDENT} --logit_stand --kd_weight 3 -a 2", "--kd_weight 3 and --alpha 2 set the same"),
@@ -187,8 +187,8 @@ def test_broken_resume_file(here, run, fails):
 
 def test_a_loss_that_is_not_finite_names_itself_and_keeps_the_last_epoch(here, run, fails):
     line = TEACHER.replace("--epochs 1", "--epochs 3")
-    message = fails(f"{line} --learning_rate 1e30 --overwrite")
-    assert re.search("ce is not finite in epoch 1, step [12]: try a lower --learning_rate", message)
+    message = fails(f"{line} --learning_rate 1e30 --batch_size 5")
+    assert re.search("ce is not finite in epoch 1, step [234]: try a lower --learning_rate", message)
     assert "no epoch was finished" in message
 
 

@@ -149,6 +149,6 @@ def test_stopped_by_ctrl_c(tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     error = process.communicate()[1].decode()
-    assert process.returncode == 130
+    assert process.returncode == 130, error
     assert error.splitlines()[-1].startswith("stopped; --resume goes on")
     assert "Traceback" not in error

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from unittest import mock
 
 import torch
@@ -10,7 +11,7 @@ from models.base import Features
 
 from . import ADAPTERS, Subject, bare_setup, only_logits
 
-STANDARDIZE = LogitStandardization(LogitStandardization.Options())
+STANDARDIZE = LogitStandardization(LogitStandardization.Options(), bare_setup())
 
 
 def kd_of(hyper, *views) -> KD:
@@ -30,9 +31,8 @@ def kd(case):
 def tekap_logit(case):
     h = case.hyper
     noise = torch.stack([case[f"noise_{i + 1}"] for i in range(h["num_augmented"])])[:, None]
-    view = Tekap(
-        Tekap.Options(True, h["num_augmented"], h["noise_weight"], h["augmented_weight"])
-    )
+    options = Tekap.Options(True, h["num_augmented"], h["noise_weight"], h["augmented_weight"])
+    view = Tekap(options, bare_setup())
     method = kd_of(h, view)
     student, teacher = only_logits(case["logit_s"]), only_logits(case["logit_t"])
     batch = Batch(None, torch.zeros(len(case["logit_s"]), dtype=torch.long), None)
@@ -58,9 +58,6 @@ def patches(logits) -> Patches:
 def sdd(case, make_method) -> Subject:
     """Scale decoupling in front of the method that `make_method(hyper, *views)` gives."""
     scales = tuple(case.hyper.get("scales", (1,)))
-    views = [ScaleDecoupling(ScaleDecoupling.Options(scales))]
-    views += [STANDARDIZE] if case.hyper["logit_stand"] else []
-    method = make_method(case.hyper, *views)
     trained = {}
     if "patch_s" in case.entry["inputs"]:
         student, teacher = patches(case["patch_s"]), patches(case["patch_t"])
@@ -68,6 +65,10 @@ def sdd(case, make_method) -> Subject:
         student = from_map(case, "s")
         teacher = from_map(case, "t")
         trained = {f"classifier_s.{k}": p for k, p in student.head.named_parameters()}
+    setup = replace(bare_setup(), student=student, teacher=teacher)
+    views = [ScaleDecoupling(ScaleDecoupling.Options(scales), setup)]
+    views += [STANDARDIZE] if case.hyper["logit_stand"] else []
+    method = make_method(case.hyper, *views)
     batch = Batch(None, case["target"], None)
 
     def call():
