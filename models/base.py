@@ -91,3 +91,18 @@ class Classifier(nn.Module):
         Raises ValueError for a network whose pre-activations are no BatchNorm's output.
         """
         raise ValueError(f"{type(self).__name__} has no BatchNorm right before its stages' activation")
+
+
+def he_init(network: nn.Module, linear_std: float | None = None) -> None:
+    """Convolutions N(0, 2 / fan out), BatchNorm 1 and 0; classifiers N(0, linear_std^2) if given.
+
+    He et al., Delving Deep into Rectifiers, ICCV 2015 (eq. 14).
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear) and linear_std is not None:
+            nn.init.normal_(module.weight, std=linear_std)
+            nn.init.zeros_(module.bias)
