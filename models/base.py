@@ -14,7 +14,7 @@ from torch import Tensor, nn
 class Features:
     """One forward pass, in the words of the papers rather than by index.
 
-    A network without feature maps (a transformer) has no stages, and None for `stem` and `last_map`.
+    A network without feature maps (a transformer) has no stages, None for `stem` and `last_map`.
     """
 
     stem: Tensor | None  # (B, C, H, W), what the first stage reads
@@ -34,7 +34,9 @@ class Features:
             raise ValueError("regions need a network whose classifier reads the mean of a map")
         height, width = self.last_map.shape[2:]
         if max(scales) > min(height, width):
-            raise ValueError(f"a {height}x{width} last map has no {max(scales)}x{max(scales)} regions")
+            raise ValueError(
+                f"a {height}x{width} last map has no {max(scales)}x{max(scales)} regions"
+            )
         cells = [F.adaptive_avg_pool2d(self.last_map, s).flatten(2) for s in scales]
         return self.head(torch.cat(cells, dim=2).permute(2, 0, 1))
 
@@ -56,11 +58,11 @@ class Features:
 
 
 class Classifier(nn.Module):
-    """Base of the zoo: a subclass builds its layers, names its classifier and implements `features`.
+    """Base of the zoo: a subclass builds its layers and implements `features`.
 
-    `head_name` is the attribute that holds the classifier: published checkpoints do not agree on it.
-    `not_features` names the other modules that come after the last stage: first stages of AB and
-    FSP train neither. `learning_rate` is the recipe's for this network.
+    `head_name` is the attribute that holds the classifier: published checkpoints do not agree on
+    it. `not_features` names the other modules that come after the last stage: first stages of AB
+    and FSP train neither. `learning_rate` is the recipe's for this network.
     """
 
     learning_rate = 0.05
@@ -90,7 +92,9 @@ class Classifier(nn.Module):
 
         Raises ValueError for a network whose pre-activations are no BatchNorm's output.
         """
-        raise ValueError(f"{type(self).__name__} has no BatchNorm right before its stages' activation")
+        raise ValueError(
+            f"{type(self).__name__} has no BatchNorm right before its stages' activation"
+        )
 
 
 def he_init(network: nn.Module, linear_std: float | None = None) -> None:

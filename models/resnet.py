@@ -1,7 +1,7 @@
 """ResNets for small images: three stages of basic blocks, depth 6n + 2.
 
-He et al., Deep Residual Learning for Image Recognition, CVPR 2016 (section 4.2). The x4 networks are
-four times as wide. B batch, C channels, H x W map.
+He et al., Deep Residual Learning for Image Recognition, CVPR 2016 (section 4.2). The x4 networks
+are about four times as wide. B batch, C channels, H x W map.
 """
 
 from functools import partial

@@ -40,7 +40,7 @@ class Unit(nn.Module):
 
 
 class DownUnit(nn.Module):
-    """Both halves are convolved with stride 2: (B, C, H, W) -> (B, C', H/2, W/2) before activation."""
+    """Both halves are convolved with stride 2: (B, C, H, W) -> (B, C', H/2, W/2), not activated."""
 
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
