@@ -40,7 +40,10 @@ class ScaleDecoupling:
     @dataclass(frozen=True)
     class Options:
         sdd: tuple[int, ...] = option(
-            (), "scale decoupling: grid sizes such as 1,2,4; 1 is the image", "--M", parse=grid_sizes
+            (),
+            "scale decoupling: grid sizes such as 1,2,4; 1 is the image",
+            "--M",
+            parse=grid_sizes,
         )
 
     def __init__(self, options, setup):

@@ -24,7 +24,7 @@ UNSAFE = re.compile(r"unsupported (?:global|class)[: ]+(?:global )?([\w.]+)", re
 
 
 def write_whole(path: Path, write) -> None:
-    """Call `write(file)` on a temporary file and put it in the place of `path` when it is on disk."""
+    """Call `write(file)` on a temporary file; once it is on disk it takes the place of `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

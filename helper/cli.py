@@ -24,7 +24,9 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    model: str = option("resnet110", "network to train: a name, torchvision:NAME, timm:NAME, pkg:fn")
+    model: str = option(
+        "resnet110", "network to train: a name, torchvision:NAME, timm:NAME, pkg:fn"
+    )
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class TransferOptions:
 @dataclass(frozen=True)
 class StudentOptions:
     distill: str = option("kd", f"method, one of {', '.join(METHODS)}")
-    model_s: str = option("resnet8", "student: a name, torchvision:NAME, timm:NAME, package.module:fn")
+    model_s: str = option(
+        "resnet8", "student: a name, torchvision:NAME, timm:NAME, package.module:fn"
+    )
     model_t: str | None = option(None, "teacher (default: what --path_t says, else resnet32x4)")
     path_t: str = option("", "checkpoint of the teacher (default: the published one, fetched)")
     gamma: float = option(1.0, "weight of cross-entropy", "-r", parse=not_negative)

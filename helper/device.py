@@ -19,11 +19,11 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 @dataclass(frozen=True)
 class DeviceOptions:
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    amp: str = option("off", "precision of the networks; losses stay float32", choices=("off", *HALF))
+    amp: str = option(
+        "off", "precision of the networks; losses stay float32", choices=("off", *HALF)
+    )
     channels_last: str = option(
-        "auto",
-        "memory layout of these networks; auto: all on a GPU, the teacher on a CPU",
-        choices=("auto", "off", "teacher", "all"),
+        "all", "which networks run in channels-last layout", choices=("all", "teacher", "off")
     )
     compile: bool = option(False, "torch.compile the networks: slow to start, then faster")
     seed: int | None = option(None, "seed of everything random (default: the trial)", parse=count)
@@ -43,7 +43,9 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"--device {name} is none of auto, cpu, cuda, cuda:N")
     if device.type == "cuda" and (device.index or 0) >= gpus:
         found = f"sees {gpus} GPU{'s' * (gpus != 1)}" if gpus else "sees no GPU"
-        raise UserError(f"--device {name}: torch {torch.__version__} {found} here; try --device cpu")
+        raise UserError(
+            f"--device {name}: torch {torch.__version__} {found} here; try --device cpu"
+        )
     return device
 
 
@@ -68,7 +70,7 @@ class Numerics:
 
     device: torch.device
     amp: str = "off"
-    channels_last: str = "off"
+    channels_last: str = "all"
     compile: bool = False
 
     def autocast(self) -> contextlib.AbstractContextManager:
@@ -92,10 +94,8 @@ class Numerics:
         return torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
 
     def _layout(self, role: str) -> torch.memory_format:
-        wanted = self.channels_last
-        if wanted == "auto":
-            wanted = "all" if self.device.type == "cuda" else "teacher"
-        return torch.channels_last if wanted in ("all", role) else torch.contiguous_format
+        chosen = self.channels_last in ("all", role)
+        return torch.channels_last if chosen else torch.contiguous_format
 
 
 def numerics(options: DeviceOptions) -> Numerics:

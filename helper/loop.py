@@ -41,13 +41,19 @@ class RecipeOptions:
         None, "epochs after which the rate falls (default 150,180,210 of 240, in proportion)",
         parse=whole_numbers,
     )  # fmt: skip
-    lr_decay_rate: float = option(0.1, "what the rate is multiplied with then", parse=positive_number)
+    lr_decay_rate: float = option(
+        0.1, "what the rate is multiplied with then", parse=positive_number
+    )
     momentum: float = option(0.9, "SGD momentum", parse=share)
     weight_decay: float = option(5e-4, "of everything that is trained", parse=not_negative)
     print_freq: int = option(100, "steps between two looks at the losses", parse=positive)
-    tb_freq: int = option(500, "steps between two TensorBoard points within an epoch", parse=positive)
+    tb_freq: int = option(
+        500, "steps between two TensorBoard points within an epoch", parse=positive
+    )
     save_freq: int = option(40, "epochs between two kept checkpoints", parse=positive)
-    num_workers: int = option(8, "accepted, not needed: images are prepared on the device", parse=count)
+    num_workers: int = option(
+        8, "accepted, not needed: images are prepared on the device", parse=count
+    )
 
 
 @dataclass(frozen=True)

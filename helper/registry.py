@@ -28,7 +28,9 @@ class Registry:
 
     def __getitem__(self, name: str):
         if name not in self._entries:
-            raise UserError(f"no {self.kind} {name!r}{self._hint(name)}; there are: {', '.join(self)}")
+            raise UserError(
+                f"no {self.kind} {name!r}{self._hint(name)}; there are: {', '.join(self)}"
+            )
         return self._entries[name]
 
     def __contains__(self, name: str) -> bool:

@@ -146,7 +146,9 @@ class Run:
         """RepDistiller's layout, and the names that let the file say whose weights it holds."""
         return {
             "epoch": epoch,
-            "model": {k: v.detach().cpu().contiguous() for k, v in task.student.state_dict().items()},
+            "model": {
+                k: v.detach().cpu().contiguous() for k, v in task.student.state_dict().items()
+            },
             "accuracy": accuracy,
             "model_name": self.model,
             "dataset": self.options.dataset,
@@ -200,7 +202,9 @@ class Run:
     def _restore(self, task, optimizer, scaler) -> int:
         state = checkpoint.load(self.resume_file)
         if not isinstance(state, dict) or not {"epoch", "task", "optimizer"} <= state.keys():
-            raise UserError(f"{self.resume_file} is no resume file: --overwrite starts the run anew")
+            raise UserError(
+                f"{self.resume_file} is no resume file: --overwrite starts the run anew"
+            )
         for name, now in self.options.values.items():
             before = state["options"].get(name, now)
             if name not in FREE_TO_CHANGE and before != now:

@@ -156,7 +156,9 @@ def test_a_run_is_not_lost(here, run, fails, capsys):
     summary = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**summary, "status": "running"}))
     assert "holds a run that was stopped: --resume to go on" in fails(TEACHER)
-    assert "learning_rate was None and is 0.3 now" in fails(f"{TEACHER} --resume --learning_rate 0.3")
+    assert "learning_rate was None and is 0.3 now" in fails(
+        f"{TEACHER} --resume --learning_rate 0.3"
+    )
 
     (folder / "run.json").unlink()
     assert "holds checkpoints of something else" in fails(TEACHER)
@@ -188,7 +190,9 @@ def test_broken_resume_file(here, run, fails):
 def test_a_loss_that_is_not_finite_names_itself_and_keeps_the_last_epoch(here, run, fails):
     line = TEACHER.replace("--epochs 1", "--epochs 3")
     message = fails(f"{line} --learning_rate 1e30 --batch_size 5")
-    assert re.search("ce is not finite in epoch 1, step [234]: try a lower --learning_rate", message)
+    assert re.search(
+        "ce is not finite in epoch 1, step [234]: try a lower --learning_rate", message
+    )
     assert "no epoch was finished" in message
 
 

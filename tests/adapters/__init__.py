@@ -1,4 +1,4 @@
-"""How the reference cases of each method are run. One file a method; `golden/README.md` has the names.
+"""How the reference cases of each method are run. One file a method, names as in golden's README.
 
 An adapter turns a `Case` into a `Subject`: something that can be called, and whose gradients and
 state can be looked at.
