@@ -5,7 +5,7 @@ python train_student.py --path_t save/models/resnet32x4_vanilla/ckpt_epoch_240.p
 """
 
 from helper import assemble, cli
-from helper.device import numerics, seed_everything, set_determinism
+from helper.device import numerics, prepare
 from helper.loop import fit, schedule
 from helper.run import Run
 from helper.tasks import Distillation
@@ -23,8 +23,7 @@ def train_student(argv):
     run = Run(folder, options.model_s, options, facts)
     if assemble.already_done(run):
         return
-    set_determinism(options.deterministic)
-    seed_everything(run.seed)  # right before the student: it starts as it would without a teacher
+    prepare(options.deterministic, run.seed)  # so that the student starts as it would alone
     student = assemble.network(options.model_s, data)
     train, test = assemble.loaders(data, options, run.seed, where.device)
     setup = assemble.method_setup(student, teacher, train, options)

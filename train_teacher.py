@@ -4,7 +4,7 @@ python train_teacher.py --model resnet32x4 --dataset cifar100 --trial 1
 """
 
 from helper import assemble, cli
-from helper.device import numerics, seed_everything, set_determinism
+from helper.device import numerics, prepare
 from helper.loop import fit, schedule
 from helper.run import Run
 from helper.tasks import Supervised
@@ -19,8 +19,7 @@ def train_teacher(argv):
     run = Run(folder, options.model, options, {"objective": "CE", **assemble.facts_of(data)})
     if assemble.already_done(run):
         return
-    set_determinism(options.deterministic)
-    seed_everything(run.seed)
+    prepare(options.deterministic, run.seed)
     network = assemble.network(options.model, data)
     train, test = assemble.loaders(data, options, run.seed, where.device)
     rate = schedule(options, network.learning_rate)

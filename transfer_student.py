@@ -5,7 +5,7 @@ python transfer_student.py --path_s save/student_model/RUN/resnet8x4_best.pth --
 """
 
 from helper import assemble, cli
-from helper.device import numerics, seed_everything, set_determinism
+from helper.device import numerics, prepare
 from helper.loop import fit, schedule
 from helper.run import Run
 from helper.tasks import LinearProbe
@@ -21,8 +21,7 @@ def transfer_student(argv):
     run = Run(assemble.probe_folder(options, data), name, options, facts)
     if assemble.already_done(run):
         return
-    set_determinism(options.deterministic)
-    seed_everything(run.seed)
+    prepare(options.deterministic, run.seed)
     network = assemble.network(name, data)
     assemble.load_backbone(network, path, name)
     train, test = assemble.loaders(data, options, run.seed, where.device)

@@ -1,6 +1,7 @@
 """Where and how precisely a run computes: device, precision, memory layout, seeds."""
 
 import contextlib
+import ctypes
 import os
 import random
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from helper.errors import UserError
 from helper.options import count, option
 
+M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # names of glibc's malloc.h
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -54,6 +56,24 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - for what users' own modules draw
     torch.manual_seed(seed)
+
+
+def prepare(deterministic: bool, seed: int) -> None:
+    """Set up this process for a run: memory, kernels that repeat or are fastest, seeds."""
+    keep_memory()
+    set_determinism(deterministic)
+    seed_everything(seed)
+
+
+def keep_memory() -> None:
+    """Tell glibc to keep freed blocks instead of handing them back to the system.
+
+    It maps each large tensor anew otherwise; the page faults were 10-25 % of a step on a CPU.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to tell
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def set_determinism(deterministic: bool) -> None:

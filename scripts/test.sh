@@ -6,4 +6,4 @@ sh scripts/setup.sh requirements.txt requirements-dev.txt
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
 .venv/bin/python scripts/docs.py --check
-.venv/bin/python -m pytest "$@"
+.venv/bin/python -m pytest -n auto "$@"

@@ -1,3 +1,4 @@
+import os
 import sys
 
 import pytest
@@ -7,6 +8,10 @@ import train_student
 import train_teacher
 import transfer_student
 from helper import cli
+
+# Small networks gain nothing from threads; as many processes as cores gain all there is.
+os.environ["OMP_NUM_THREADS"] = "1"  # for scripts that tests start
+torch.set_num_threads(1)
 
 COMMANDS = {
     "train_teacher": train_teacher.train_teacher,
