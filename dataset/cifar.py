@@ -21,6 +21,8 @@ class CifarOptions:
 
 @DATASETS.register("cifar10")
 class Cifar10:
+    """60,000 photographs of 32x32 in 10 classes (Krizhevsky 2009), downloaded."""
+
     Options = CifarOptions
 
     @staticmethod
@@ -31,6 +33,8 @@ class Cifar10:
 
 @DATASETS.register("cifar100")
 class Cifar100:
+    """60,000 photographs of 32x32 in 100 classes (Krizhevsky 2009), downloaded."""
+
     Options = CifarOptions
 
     @staticmethod

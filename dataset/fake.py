@@ -15,7 +15,10 @@ SEED = 20_200_501  # of the images; neither the run's seed nor the global genera
 
 @DATASETS.register("fake")
 class Fake:
-    """Each class has a colour and a coarse pattern; noise hides them in part."""
+    """Invented images that can be learned, for tests.
+
+    Each class has a colour and a coarse pattern; noise hides them in part.
+    """
 
     @dataclass(frozen=True)
     class Options:

@@ -42,7 +42,10 @@ class Files(NamedTuple):
 
 @DATASETS.register("folder")
 class Folder:
-    """Class names are those of train/; mean and std are inferred from the training images."""
+    """Any folder of images: train/CLASS/IMAGE and val/CLASS/IMAGE or test/CLASS/IMAGE.
+
+    Class names are those of train/; mean and std are inferred from the training images.
+    """
 
     @dataclass(frozen=True)
     class Options:

@@ -12,7 +12,7 @@ from distiller_zoo.base import Recipe, Setup
 from helper.device import DeviceOptions
 from helper.errors import UserError
 from helper.loop import RecipeOptions
-from helper.options import Parser, Resolved, not_negative, option, resolve
+from helper.options import Parser, Resolved, count, not_negative, option, resolve
 from helper.run import RunOptions
 from models import MODELS
 
@@ -43,10 +43,13 @@ class StudentOptions:
     )
     model_t: str | None = option(None, "teacher (default: what --path_t says, else resnet32x4)")
     path_t: str = option("", "checkpoint of the teacher (default: the published one, fetched)")
-    gamma: float = option(1.0, "weight of cross-entropy", "-r", parse=not_negative)
-    alpha: float = option(0.0, "weight of KD", "-a", parse=not_negative)
-    beta: float = option(1.0, "weight of the method", "-b", parse=not_negative)
-    warmup: int = option(0, "epochs over which the method's weight grows to its value")
+    # Without a value of their own: the method's recipe has it.
+    gamma: float | None = option(None, "weight of cross-entropy", "-r", parse=not_negative)
+    alpha: float | None = option(None, "weight of KD", "-a", parse=not_negative)
+    beta: float | None = option(None, "weight of the method", "-b", parse=not_negative)
+    warmup: int | None = option(
+        None, "epochs over which the method's weight grows to its value", parse=count
+    )
 
 
 COMMON = (DataOptions, RecipeOptions, DeviceOptions, RunOptions)

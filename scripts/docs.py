@@ -4,6 +4,7 @@ python scripts/docs.py          write them
 python scripts/docs.py --check  exit 1 when they are not current
 """
 
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -33,6 +34,11 @@ def table(head: tuple[str, ...], rows) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
+def by_number(name: str) -> list:
+    """A sorting key that puts vgg8 before vgg11."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
 def methods() -> list[str]:
     rows = []
     for name in METHODS:
@@ -50,7 +56,7 @@ def views() -> list[str]:
 
 def networks() -> list[str]:
     rows = []
-    for name in MODELS:
+    for name in sorted(MODELS, key=by_number):
         network = MODELS[name](100)
         size = sum(p.numel() for p in network.parameters())
         rows.append((f"`{name}`", f"{size:,}", f"{network.learning_rate:g}"))
@@ -71,7 +77,9 @@ def general() -> list[str]:
         for f in fields(cls):
             spelled = ", ".join(f"`{s}`" for s in (*f.metadata["flags"], f"--{f.name}"))
             default = "" if f.default in (None, "", ()) else f"`{f.default}`"
-            rows.append((title_of(cls), spelled, default, f.metadata["help"]))
+            choices = f.metadata["choices"]
+            about = f.metadata["help"] + (f": {', '.join(choices)}" if choices else "")
+            rows.append((title_of(cls), spelled, default, about))
     return table(("of", "flag", "default", "what"), rows)
 
 

@@ -1,0 +1,117 @@
+"""What every method and view must do. A new file in distiller_zoo/ is tested here by itself."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dataset.base import Batch
+from distiller_zoo import METHODS, VIEWS
+from distiller_zoo.base import Distiller, LogitDistiller, Setup
+from helper import cli
+from models import MODELS
+
+SWITCHES = {"sdd": "--sdd 1,2", "tekap": "--tekap", "logit_stand": "--logit_stand"}
+COMBINATIONS = [c for n in range(len(SWITCHES) + 1) for c in itertools.combinations(SWITCHES, n)]
+
+
+@pytest.fixture
+def batch():
+    return Batch(torch.randn(8, 3, 16, 16), torch.arange(8) % 4, torch.arange(8))
+
+
+@pytest.fixture
+def nets():
+    teacher = MODELS["resnet14"](10).eval().requires_grad_(False)
+    return MODELS["resnet8"](10), teacher
+
+
+@pytest.fixture
+def setup(nets, batch):
+    student, teacher = nets
+    with torch.no_grad():
+        shown = student.eval().features(batch.images[:2]), teacher.features(batch.images[:2])
+    student.train()
+    return Setup(*shown, student, teacher, labels=torch.arange(40) % 4)
+
+
+def made(line, setup, times=1):
+    """The method of a command line behind its views, the chain of them taken `times` times."""
+    options = cli.parse_student(line.split())
+    chosen = cli.chosen_views(dict(options.values))
+    views = tuple(cli.build(view, VIEWS[view], options, setup) for view in chosen) * times
+    setup = replace(setup, views=views)
+    return cli.build(options.distill, METHODS[options.distill], options, setup)
+
+
+def test_the_views_here_are_all_there_are():
+    assert set(SWITCHES) == set(VIEWS)
+
+
+@pytest.mark.parametrize("views", COMBINATIONS, ids="+".join)
+@pytest.mark.parametrize("name", list(METHODS))
+def test_loss_is_one_finite_number_that_reaches_the_student_alone(name, views, nets, setup, batch):
+    student, teacher = nets
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    shown = student.features(batch.images), teacher.features(batch.images)
+    flags = " ".join(SWITCHES[view] for view in views)
+    loss = made(f"--distill {name} {flags}", setup)(*shown, batch)
+    loss.backward()
+    assert loss.shape == ()
+    assert loss.isfinite()
+    gradients = [p.grad for p in student.parameters() if p.grad is not None]
+    assert any(g.abs().sum() > 0 for g in gradients)
+    assert all(g.isfinite().all() for g in gradients)
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_last_batch_may_be_small(name, nets, setup, batch):
+    method = made(f"--distill {name}", setup)
+    for n in (8, 3):
+        part = Batch(*(t[:n] for t in batch))
+        assert method(*(net.features(part.images) for net in nets), part).isfinite()
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_says_which_paper_it_is(name):
+    method = METHODS[name]
+    first = (method.__doc__ or "").splitlines()[0]
+    assert method.__doc__ != Distiller.__doc__
+    assert any(year in first for year in map(str, range(2014, 2027))), first
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_what_a_method_keeps_survives_a_resume(name, nets, setup, batch):
+    torch.manual_seed(1)
+    method = made(f"--distill {name}", setup)
+    method(*(net.features(batch.images) for net in nets), batch)
+    torch.manual_seed(2)
+    other = made(f"--distill {name}", setup)
+    other.load_state_dict(method.state_dict())
+    losses = []
+    for each in (method, other):
+        torch.manual_seed(3)
+        shown = [net.eval().features(batch.images) for net in nets]
+        losses.append(each.eval()(*shown, batch))
+    assert torch.equal(*losses)
+
+
+def logit_methods():
+    return [name for name in METHODS if issubclass(METHODS[name], LogitDistiller)]
+
+
+@pytest.mark.parametrize("name", logit_methods())
+def test_identities_of_views(name, nets, setup, batch):
+    """One region is the image; copies without noise repeat the loss; so do z-scores of z-scores."""
+    shown = [net.eval().features(batch.images) for net in nets]
+
+    def loss(flags, times=1):
+        return made(f"--distill {name} {flags}", setup, times)(*shown, batch)
+
+    torch.testing.assert_close(loss("--sdd 1"), loss(""))
+    copies = "--tekap --tekap_copies 3 --tekap_noise 0 --tekap_weight 0.5"
+    torch.testing.assert_close(loss(copies), 2.5 * loss(""))
+    torch.testing.assert_close(loss("--logit_stand", times=2), loss("--logit_stand"))

@@ -1,0 +1,259 @@
+"""Whole runs through the command line, on small invented data."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from dataset import DATASETS
+from dataset.loader import Loader
+from distiller_zoo.base import Recipe
+from distiller_zoo.kd import KD
+from helper import checkpoint
+from helper.device import Numerics, pick_device, seed_everything
+from helper.loop import Meter, NotFinite, evaluate, measure
+from helper.tasks import Distillation, LinearProbe
+from models import MODELS
+from tests.adapters import bare_setup
+
+DATA = "--dataset fake --fake_size 64 --image_size 8 --fake_classes 4 --batch_size 16"
+ALONE = f"train_teacher --model resnet8 {DATA}"
+TEACHER = "save/models/resnet8_fake_trial_1/resnet8_last.pth"
+STUDENT = f"train_student --path_t {TEACHER} --model_s resnet8 {DATA} --distill kd"
+
+
+def fake():
+    options = DATASETS["fake"].Options(fake_size=64, fake_classes=4, image_size=8)
+    return DATASETS["fake"].load(options)
+
+
+def summary(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_a_run_leaves_what_it_promises(run, tmp_path, capsys):
+    run(f"{ALONE} --epochs 4 --lr_decay_epochs 3 --save_freq 2 --print_freq 2")
+    folder = tmp_path / "save" / "models" / "resnet8_fake_trial_1"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "ckpt_epoch_2.pth", "ckpt_epoch_4.pth", "resnet8_best.pth", "resnet8_last.pth",
+        "resume.pth", "run.json", "metrics.jsonl", "tensorboard",
+    }  # fmt: skip
+
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert [line["lr"] for line in lines] == pytest.approx([0.05, 0.05, 0.05, 0.005])
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+
+    stored = summary(folder)
+    assert stored["status"] == "finished"
+    assert stored["last"] == lines[-1]
+    assert stored["best"]["test_acc"] == max(line["test_acc"] for line in lines)
+    assert stored["parameters"] == sum(p.numel() for p in MODELS["resnet8"](4).parameters())
+    assert stored["options"]["batch_size"] == 16
+    assert stored["origin"]["batch_size"] == "typed"
+    assert stored["seed"] == 1
+    assert stored["versions"]["torch"] == torch.__version__
+
+    content = checkpoint.load(folder / "resnet8_best.pth")
+    assert content["epoch"] == stored["best"]["epoch"]
+    assert content["accuracy"] == stored["best"]["test_acc"]
+    assert content["model_name"] == "resnet8"
+
+    shown = capsys.readouterr()
+    assert shown.err == "", "progress bars are for terminals"
+    assert "epoch 4/4" in shown.out
+    assert shown.out.splitlines()[-1].startswith(f"resnet8: last {lines[-1]['test_acc']:.2f} %")
+
+
+def test_tensorboard_has_every_number(run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(f"{ALONE} --epochs 2 --print_freq 2 --tb_freq 2")
+    folder = tmp_path / "save" / "models" / "resnet8_fake_trial_1"
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"train_acc", "train_loss", "train_ce", "test_acc", "test_acc_top5", "test_loss", "lr",
+            "step/loss"} <= tags  # fmt: skip
+    assert [point.step for point in events.Scalars("test_acc")] == [1, 2]
+    assert len(events.Scalars("step/loss")) == 4
+
+
+def test_teacher_student_and_probe(run, tmp_path, capsys):
+    run(f"{ALONE} --epochs 3")
+    run(f"{STUDENT} --epochs 2 --sdd 1,2 --logit_stand --trial 3 --seed 9")
+    out = capsys.readouterr().out
+    assert out.index("teacher resnet8: ") < out.index("objective: 0.1*CE + 9*KD(T=2)")
+    name = "S_resnet8_T_resnet8_fake_kd_sdd-1-2_logit_stand_r_0.1_a_9_b_0_trial_3"
+    folder = tmp_path / "save" / "student_model" / name
+    stored = summary(folder)
+    assert stored["seed"] == 9
+    assert stored["teacher"]["sha256"] == checkpoint.sha256(tmp_path / TEACHER)
+    assert {"train_ce", "train_kd", "train_loss"} <= stored["last"].keys()
+    total = stored["last"]["train_ce"] + stored["last"]["train_kd"]
+    assert stored["last"]["train_loss"] == pytest.approx(total, rel=1e-5)
+
+    source = folder / "resnet8_last.pth"
+    other = DATA.replace("fake_classes 4", "fake_classes 6")
+    run(f"transfer_student --path_s {source} {other} --epochs 2")
+    probe = tmp_path / "save" / "linear_probe" / f"{name}_to_fake_trial_1"
+    probed = checkpoint.weights_of(probe / "resnet8_last.pth")
+    backbone = checkpoint.weights_of(source)
+    assert probed["fc.weight"].shape == (6, 64)
+    for key, value in backbone.items():
+        if not key.startswith("fc."):
+            assert torch.equal(value, probed[key]), f"{key} moved in a frozen backbone"
+
+
+def test_a_student_starts_as_it_would_alone(run, tmp_path):
+    """Same seed: the first epoch of a distillation without weight is that of the student alone."""
+    run(f"{ALONE} --epochs 1")
+    run(f"{STUDENT} --epochs 1 -r 1 -a 1e-30")
+    alone = checkpoint.weights_of(tmp_path / TEACHER)
+    folder = tmp_path / "save" / "student_model"
+    name = "S_resnet8_T_resnet8_fake_kd_r_1_a_1e-30_b_0_trial_1"
+    student = checkpoint.weights_of(folder / name / "resnet8_last.pth")
+    assert all(torch.equal(value, student[key]) for key, value in alone.items())
+
+
+def test_trials_differ_and_repeat(run, tmp_path):
+    run(f"{ALONE} --epochs 1")
+    run(f"{ALONE} --epochs 1 --trial 2")
+    run(f"{ALONE} --epochs 1 --trial 3 --seed 1")
+    one, two, three = (
+        checkpoint.weights_of(tmp_path / f"save/models/resnet8_fake_trial_{t}/resnet8_last.pth")
+        for t in (1, 2, 3)
+    )
+    assert not torch.equal(one["conv1.weight"], two["conv1.weight"])
+    assert all(torch.equal(value, three[key]) for key, value in one.items())
+
+
+@pytest.mark.parametrize("flags", ["--amp bf16", "--channels_last off", "--deterministic"])
+def test_ways_of_computing(flags, run, tmp_path):
+    run(f"{ALONE} --epochs 1")
+    run(f"{STUDENT} --epochs 2 {flags}")
+    (folder,) = (tmp_path / "save" / "student_model").iterdir()
+    assert math.isfinite(summary(folder)["last"]["train_loss"])
+    torch.use_deterministic_algorithms(False)
+
+
+def test_layout_and_precision_change_only_rounding(run, tmp_path):
+    losses = {}
+    run(f"{ALONE} --epochs 1")
+    for trial, flags in enumerate(["", "--channels_last off", "--amp bf16"], start=10):
+        run(f"{STUDENT} --epochs 1 --trial {trial} --seed 1 {flags}")
+        (folder,) = (tmp_path / "save" / "student_model").glob(f"*trial_{trial}")
+        losses[flags] = summary(folder)["last"]["train_loss"]
+    assert losses["--channels_last off"] == pytest.approx(losses[""], rel=1e-3)
+    assert losses["--amp bf16"] == pytest.approx(losses[""], rel=0.05)
+
+
+def test_a_folder_of_images(run, tmp_path):
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    for split, n in (("train", 8), ("test", 4)):
+        for name, level in (("dark", 40), ("light", 200)):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for i in range(n):
+                noise = torch.randint(-30, 30, (8, 8, 3), generator=generator)
+                pixels = (level + noise).to(torch.uint8).numpy()
+                Image.fromarray(pixels).save(tmp_path / "set" / split / name / f"{i}.png")
+    run("train_teacher --model resnet8 --dataset folder --data_dir set --epochs 8 --batch_size 4")
+    stored = summary(tmp_path / "save" / "models" / "resnet8_set_trial_1")
+    assert stored["classes"] == ["dark", "light"]
+    assert stored["image_size"] == 8
+    assert stored["mean"] == pytest.approx([120 / 255] * 3, abs=0.05)
+    assert stored["best"]["test_acc"] == 100
+
+
+def distillation(numerics=None):
+    student, teacher = MODELS["resnet8"](4), MODELS["resnet14"](4)
+    kd = KD(KD.Options(), bare_setup())
+    numerics = numerics or Numerics(torch.device("cpu"))
+    return Distillation(student, teacher, kd, kd, Recipe(0.1, 0.9, 0), numerics)
+
+
+def test_a_teacher_never_learns():
+    task = distillation().train()
+    loader = Loader(fake(), "train", 16, 0, "cpu")
+    before = {key: value.clone() for key, value in task.teacher.state_dict().items()}
+    assert task.student.training
+    assert not any(module.training for module in task.teacher.modules())
+    for batch in loader.batches(1):
+        sum(task(batch, 1)[1].values()).backward()
+    assert all(torch.equal(v, before[k]) for k, v in task.teacher.state_dict().items())
+    assert not any(p.requires_grad or p.grad is not None for p in task.teacher.parameters())
+    assert not any(key.startswith("teacher.") for key in task.state_to_resume())
+
+
+def test_a_term_without_weight_is_not_computed():
+    task = distillation()
+    batch = next(Loader(fake(), "train", 16, 0, "cpu").batches(1))
+    assert set(task(batch, 1)[1]) == {"ce", "kd"}
+    task.recipe = Recipe(0.0, 0.9, 0)
+    assert set(task(batch, 1)[1]) == {"kd"}
+
+
+def test_warm_up_grows_the_methods_weight():
+    task = distillation().eval()
+    task.recipe = Recipe(0, 0, 2.0, warmup=4)
+    batch = next(Loader(fake(), "train", 16, 0, "cpu").batches(1))
+    losses = [task(batch, epoch)[1]["method"].item() for epoch in (1, 2, 4, 9)]
+    assert [loss / losses[-1] for loss in losses] == pytest.approx([0.25, 0.5, 1, 1], rel=1e-4)
+
+
+def test_a_probe_trains_the_classifier_alone():
+    network = MODELS["MobileNetV2"](4)
+    task = LinearProbe(network, Numerics(torch.device("cpu"))).train()
+    trained = [name for name, p in task.student.named_parameters() if p.requires_grad]
+    assert trained == ["classifier.0.weight", "classifier.0.bias"]
+    assert not any(m.training for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_scores_are_exact_over_uneven_batches():
+    data = fake()
+    predicted = torch.randn(len(data.test.labels), 4)
+    loader = Loader(data, "test", 7, 0, "cpu")
+    rows = iter(predicted.split(7))
+    scores = measure(lambda images: next(rows), loader)
+    hits = (predicted.argmax(dim=1) == data.test.labels).double().mean()
+    assert scores["acc"] == pytest.approx(100 * hits.item(), rel=1e-12)
+    assert scores["acc_top5"] == pytest.approx(100)  # four classes: all are among the first five
+    loss = nn.functional.cross_entropy(predicted, data.test.labels)
+    assert scores["loss"] == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_evaluating_changes_nothing():
+    task = distillation()
+    before = {key: value.clone() for key, value in task.state_dict().items()}
+    evaluate(task, Loader(fake(), "test", 16, 0, "cpu"))
+    assert all(torch.equal(value, before[key]) for key, value in task.state_dict().items())
+
+
+def test_a_meter_names_the_first_step_that_is_not_finite():
+    meter = Meter()
+    for value in (1.0, 2.0, math.nan, 4.0):
+        meter.add({"ce": torch.tensor(0.0), "kd": torch.tensor(value)}, 8)
+    with pytest.raises(NotFinite, match="kd is nan in step 3"):
+        meter.read()
+
+
+def test_a_meter_weighs_by_samples():
+    meter = Meter()
+    meter.add({"loss": torch.tensor(1.0)}, 3)
+    assert meter.read() == {"loss": 1.0}
+    meter.add({"loss": torch.tensor(5.0)}, 1)
+    assert meter.read() == {"loss": 2.0}
+
+
+def test_seeds_and_devices():
+    seed_everything(7)
+    one = torch.rand(2)
+    seed_everything(7)
+    assert torch.equal(one, torch.rand(2))
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,87 @@
+import pytest
+import torch
+
+from distiller_zoo.base import Rows, pairs
+from distiller_zoo.kd import KD
+from distiller_zoo.rows import kl
+from distiller_zoo.views import ScaleDecoupling, z_score
+from tests.adapters import bare_setup, only_logits
+
+
+def test_kl_by_hand():
+    """Two classes, T = 2: KL of (3/4, 1/4) against (1/2, 1/2), times 4."""
+    log3 = torch.log(torch.tensor(3.0))
+    teacher, student = torch.tensor([[2 * log3, 0.0]]), torch.zeros(1, 2)
+    by_hand = 4 * (0.75 * torch.log(torch.tensor(1.5)) + 0.25 * torch.log(torch.tensor(0.5)))
+    torch.testing.assert_close(kl(student, teacher, 2.0), by_hand[None])
+
+
+def test_kd_tends_to_matching_logits_as_the_temperature_grows():
+    """Hinton et al., eq. 4: at high T, KD is 1/(2K) of the squared distance of centred logits."""
+    student, teacher = torch.randn(5, 10).double(), torch.randn(5, 10).double()
+
+    def centred(x):
+        return x - x.mean(dim=1, keepdim=True)
+
+    limit = (centred(student) - centred(teacher)).square().sum(dim=1) / (2 * 10)
+    torch.testing.assert_close(kl(student, teacher, 1e4), limit, rtol=1e-3, atol=0)
+
+
+def test_kd_is_finite_where_probabilities_underflow():
+    student = torch.tensor([[500.0, -500.0, 0.0]], requires_grad=True)
+    loss = kl(student, torch.tensor([[-500.0, 500.0, 0.0]]), 1.0).sum()
+    loss.backward()
+    torch.testing.assert_close(loss, torch.tensor(1000.0))
+    assert student.grad.isfinite().all()
+
+
+def test_a_region_that_disagrees_with_the_image_counts_twice():
+    teacher = torch.tensor(
+        [  # (R, B, K): the image, then two regions; two samples of class 0
+            [[2.0, 1.0], [1.0, 2.0]],
+            [[2.0, 1.0], [2.0, 1.0]],
+            [[1.0, 2.0], [1.0, 2.0]],
+        ]
+    )
+    weights = ScaleDecoupling.weights(teacher, torch.tensor([0, 0]))
+    assert weights.tolist() == [[1, 1], [1, 2], [2, 1]]
+
+
+def test_z_scores_and_their_gradient_at_a_constant_row():
+    x = torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]], requires_grad=True)
+    scores = z_score(x)
+    torch.testing.assert_close(scores, torch.tensor([[-1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
+    scores.square().sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_standardized_kd_does_not_see_scale_and_shift():
+    from distiller_zoo.views import LogitStandardization as Standardize
+
+    teacher = torch.randn(4, 10).double()
+    view = Standardize(Standardize.Options(), bare_setup())
+    rows = Rows(3 * teacher[None] + 5, teacher[None], torch.ones(1, 4))
+    rows = view(rows, None, None, None)
+    assert KD(KD.Options(), bare_setup()).per_row(*rows[:2], None).abs().max() < 1e-6
+
+
+def test_tekap_draws_new_noise_for_each_copy():
+    from distiller_zoo.views import Tekap
+
+    teacher = torch.zeros(1, 4, 10)
+    rows = Tekap(Tekap.Options(True, 3, 0.1, 0.8), bare_setup())(
+        Rows(torch.zeros(1, 4, 10), teacher, torch.ones(1, 4)), None, None, None
+    )
+    assert rows.teacher.shape == rows.student.shape == (4, 4, 10)
+    assert rows.weight[:, 0].tolist() == pytest.approx([1, 0.8, 0.8, 0.8])
+    clean, *noisy = rows.teacher
+    assert torch.equal(clean, teacher[0])
+    assert not any(torch.equal(a, b) for a, b in zip(noisy, noisy[1:], strict=False))
+    assert 0.05 < torch.stack(noisy).std() < 0.15
+
+
+def test_stages_without_a_partner_are_named():
+    long, short = [torch.zeros(2, c, 4, 4) for c in (8, 16, 32)], [torch.zeros(2, 8, 4, 4)]
+    with pytest.warns(UserWarning, match=r"teacher's stage 2 \(16, 4, 4\), 3 \(32, 4, 4\) has no"):
+        assert len(pairs(short, long)) == 1
+    assert only_logits(torch.zeros(1, 2)).stages == ()
