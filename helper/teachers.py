@@ -65,7 +65,7 @@ def fetch(name: str, path: Path) -> None:
             write_whole(path, read)
             check(name, path)
             return
-        except (OSError, EOFError, tarfile.TarError, KeyError, ValueError) as error:
+        except (OSError, EOFError, tarfile.TarError, ValueError) as error:
             path.unlink(missing_ok=True)
             failures.append(f"{where}: {error}")
     raise UserError("; ".join(failures))
@@ -99,7 +99,7 @@ def copy_member(url: str, member: str, file) -> None:
             if entry.name.removeprefix("./") == member and entry.isfile():
                 shutil.copyfileobj(archive.extractfile(entry), file)
                 return
-    raise KeyError(f"no {member} in the archive")
+    raise ValueError(f"no {member} in the archive")
 
 
 def with_bar(answer):
