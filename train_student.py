@@ -6,7 +6,7 @@ python train_student.py --path_t save/models/resnet32x4_vanilla/ckpt_epoch_240.p
 
 from helper import assemble, cli
 from helper.device import numerics, prepare
-from helper.loop import fit, schedule
+from helper.loop import fit, fit_first_stage, schedule
 from helper.run import Run
 from helper.tasks import Distillation
 
@@ -16,9 +16,9 @@ def train_student(argv):
     options = cli.parse_student(argv)
     where = numerics(options)
     data = assemble.load_data(options)
-    name_t, path_t = assemble.teacher_of(options)
-    teacher = assemble.load_teacher(name_t, path_t, data)
-    folder = assemble.student_folder(options, name_t, data)
+    path_t = assemble.teacher_path(options)
+    teacher = assemble.load_teacher(options.model_t, path_t, data)
+    folder = assemble.student_folder(options, data)
     facts = {"objective": cli.describe(options), **assemble.facts_of(data)}
     run = Run(folder, options.model_s, options, facts)
     if assemble.already_done(run):
@@ -29,10 +29,13 @@ def train_student(argv):
     setup = assemble.method_setup(student, teacher, train, options)
     kd, method = assemble.kd_and_method(options, setup)
 
-    run.facts["teacher"] = assemble.check_teacher(name_t, path_t, teacher, test, where)
+    run.facts["teacher"] = assemble.check_teacher(options.model_t, path_t, teacher, test, where)
     print(f"objective: {facts['objective']}")
+    if note := cli.pair_note(options):
+        print(note)
     task = Distillation(student, teacher, kd, method, options, where)
     rate = schedule(options, student.learning_rate)
+    fit_first_stage(task, train, rate.start, options, options.init_epochs, run)
     fit(task, train, test, rate, options, run)
 
 

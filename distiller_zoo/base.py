@@ -4,9 +4,9 @@ B batch, C channels, K classes, N training samples, V views, M rows.
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -80,9 +80,21 @@ class Distiller(nn.Module):
         """Features of one batch -> scalar."""
         raise NotImplementedError
 
+    @staticmethod
+    def pair_defaults(student: str, teacher: str, views: Collection[str]) -> dict[str, Any]:
+        """What the paper set otherwise for this pair of networks, with these views on.
+
+        Option -> value; applied where the flag is not given. Nothing by default.
+        """
+        return {}
+
     def first_stage(self, student: Classifier) -> Iterable[nn.Parameter]:
         """What a stage before the student's own would train. Nothing: there is no such stage."""
         return ()
+
+    def first_stage_rate(self, rate: float) -> float:
+        """The first stage's learning rate, given that of the run."""
+        return rate
 
     def first_stage_loss(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """Features of one batch -> scalar, minimised over `first_stage` parameters."""

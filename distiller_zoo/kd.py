@@ -7,6 +7,19 @@ from .base import LogitDistiller, Recipe
 from .rows import kl
 
 
+# Base temperature and weight under logit standardization, where they are not 2 and 9 (Sun et al.,
+# Logit Standardization in Knowledge Distillation, CVPR 2024, published configurations).
+STANDARDIZED = {
+    ("vgg13", "vgg8"): (3.0, 9.0),
+    ("resnet110", "resnet20"): (4.0, 12.0),
+    ("resnet32x4", "wrn_16_2"): (3.0, 9.0),
+    ("resnet32x4", "wrn_40_2"): (3.0, 9.0),
+    ("wrn_40_2", "MobileNetV2"): (3.0, 9.0),
+    ("vgg13", "MobileNetV2"): (3.0, 9.0),
+    ("ResNet50", "MobileNetV2"): (3.0, 1.0),
+}
+
+
 @METHODS.register("kd")
 class KD(LogitDistiller):
     """Hinton et al., Distilling the Knowledge in a Neural Network, 2015 (eq. 1, section 2.1).
@@ -20,6 +33,13 @@ class KD(LogitDistiller):
     @dataclass(frozen=True)
     class Options:
         kd_T: float = option(4.0, "temperature of both softmaxes", parse=positive_number)
+
+    @staticmethod
+    def pair_defaults(student, teacher, views):
+        if "logit_stand" not in views or (teacher, student) not in STANDARDIZED:
+            return {}
+        base_temp, kd_weight = STANDARDIZED[teacher, student]
+        return {"base_temp": base_temp, "kd_weight": kd_weight}
 
     def per_row(self, student, teacher, labels):
         """(M, K), (M, K), (M,) -> (M,)"""

@@ -51,25 +51,16 @@ def network(name: str, data: DataSet) -> Classifier:
     return build_network(name, len(data.classes), data.image_size)
 
 
-def teacher_of(options: Resolved) -> tuple[str, Path]:
-    """Name and checkpoint of the teacher: the given one, else the published one, fetched."""
-    if not options.path_t:
-        name = options.model_t or teachers.DEFAULT
-        if options.dataset != teachers.DATASET:
-            raise UserError(
-                f"the published teachers know {teachers.DATASET}, not {options.dataset}: train one "
-                f"with train_teacher.py --dataset {options.dataset} and give it with --path_t"
-            )
-        return name, teachers.find_or_fetch(name, Path(options.save_dir))
-    return named(options.path_t, options.model_t, "--model_t"), Path(options.path_t)
-
-
-def named(path: str, given: str | None, flag: str) -> str:
-    """The network a checkpoint is of: what was given, else what the file or its folder says."""
-    known = checkpoint.model_name(path)
-    if not given and not known:
-        raise UserError(f"{path} does not say which network it is of: give its name with {flag}")
-    return given or known
+def teacher_path(options: Resolved) -> Path:
+    """Checkpoint of the teacher: the given one, else the published one, fetched."""
+    if options.path_t:
+        return Path(options.path_t)
+    if options.dataset != teachers.DATASET:
+        raise UserError(
+            f"the published teachers know {teachers.DATASET}, not {options.dataset}: train one "
+            f"with train_teacher.py --dataset {options.dataset} and give it with --path_t"
+        )
+    return teachers.find_or_fetch(options.model_t, Path(options.save_dir))
 
 
 def load_teacher(name: str, path: Path, data: DataSet) -> Classifier:
@@ -83,7 +74,8 @@ def probed(options: Resolved) -> tuple[str, Path]:
     """Name and checkpoint of the network whose features are probed."""
     if not options.path_s:
         raise UserError("no --path_s: give the checkpoint whose features are to be probed")
-    return named(options.path_s, options.model_s, "--model_s"), Path(options.path_s)
+    name = options.model_s or checkpoint.network_of(options.path_s, "--model_s")
+    return name, Path(options.path_s)
 
 
 def load_backbone(fresh: Classifier, path: Path, name: str) -> None:
@@ -142,7 +134,7 @@ def teacher_folder(options: Resolved, data: DataSet) -> Path:
     return Path(options.save_dir) / "models" / name
 
 
-def student_folder(options: Resolved, teacher: str, data: DataSet) -> Path:
+def student_folder(options: Resolved, data: DataSet) -> Path:
     views = [
         "-".join([name, *map(str, value)]) if isinstance(value, tuple) else name
         for name in cli.chosen_views(dict(options.values))
@@ -151,7 +143,7 @@ def student_folder(options: Resolved, teacher: str, data: DataSet) -> Path:
     method = "_".join([options.distill, *views])
     weights = f"r_{options.gamma:g}_a_{options.alpha:g}_b_{options.beta:g}"
     name = (
-        f"S_{plain(options.model_s)}_T_{plain(teacher)}_{data.name}_{method}_{weights}"
+        f"S_{plain(options.model_s)}_T_{plain(options.model_t)}_{data.name}_{method}_{weights}"
         f"_trial_{options.trial}"
     )
     return Path(options.save_dir) / "student_model" / name

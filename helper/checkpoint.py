@@ -148,6 +148,13 @@ def model_name(path: str | Path) -> str | None:
     return max(fitting, key=len, default=None)
 
 
+def network_of(path: str | Path, flag: str) -> str:
+    """The same, or UserError that asks for the flag that says it."""
+    if not (name := model_name(path)):
+        raise UserError(f"{path} does not say which network it is of: give its name with {flag}")
+    return name
+
+
 def sha256(path: str | Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:

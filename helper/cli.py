@@ -9,6 +9,7 @@ from typing import Any
 from dataset import DATASETS
 from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import Recipe, Setup
+from helper import checkpoint, teachers
 from helper.device import DeviceOptions
 from helper.errors import UserError
 from helper.loop import RecipeOptions
@@ -41,7 +42,7 @@ class StudentOptions:
     model_s: str = option(
         "resnet8", "student: a name, torchvision:NAME, timm:NAME, package.module:fn"
     )
-    model_t: str | None = option(None, "teacher (default: what --path_t says, else resnet32x4)")
+    model_t: str = option("", "teacher (default: what --path_t says, else resnet32x4)")
     path_t: str = option("", "checkpoint of the teacher (default: the published one, fetched)")
     # Without a value of their own: the method's recipe has it.
     gamma: float | None = option(None, "weight of cross-entropy", "-r", parse=not_negative)
@@ -50,6 +51,8 @@ class StudentOptions:
     warmup: int | None = option(
         None, "epochs over which the method's weight grows to its value", parse=count
     )
+    init_epochs: int = option(30, "epochs of the first stage of methods that have one", parse=count)
+    no_pair_defaults: bool = option(False, "leave out what papers set for single pairs of networks")
 
 
 COMMON = (DataOptions, RecipeOptions, DeviceOptions, RunOptions)
@@ -82,15 +85,27 @@ def parse_student(argv: Sequence[str]) -> Resolved:
     about = "Train a student with the help of a teacher."
     classes, typed = parse((StudentOptions, *COMMON), argv, about, students=True)
     name = typed.get("distill", StudentOptions.distill)
-    method = METHODS[name]
-    layers = [(f"recipe of {name}", vars(method.recipe))]
-    layers += [view_defaults(view, typed, method.recipe) for view in chosen_views(typed)]
+    method, views = METHODS[name], chosen_views(typed)
+    teacher = teacher_name(typed)
+    pair = {}
+    if not typed.get("no_pair_defaults"):
+        student = typed.get("model_s", StudentOptions.model_s)
+        pair = method.pair_defaults(student, teacher, views)
+    layers = [(f"recipe of {name}", {**vars(method.recipe), "model_t": teacher}), ("pair", pair)]
+    layers += [view_defaults(view, {**pair, **typed}, method.recipe) for view in views]
     options = resolve(classes, *layers, ("typed", typed))
     if method is METHODS["kd"] and options.beta:
         raise UserError("--distill kd is the -a term already: give its weight with -a, and -b 0")
     if not (options.gamma or options.alpha or options.beta):
         raise UserError("-r, -a and -b are all 0: there is nothing to train on")
     return options
+
+
+def teacher_name(typed: dict[str, Any]) -> str:
+    """The teacher's network: the one typed, else the one its checkpoint is of, else the default."""
+    if typed.get("model_t") or not typed.get("path_t"):
+        return typed.get("model_t") or teachers.DEFAULT
+    return checkpoint.network_of(typed["path_t"], "--model_t")
 
 
 def view_defaults(name: str, typed: dict[str, Any], recipe: Recipe) -> tuple[str, dict[str, Any]]:
@@ -181,6 +196,14 @@ def describe(options: Resolved) -> str:
     ]
     warm = f", {options.distill} grows over {options.warmup} epochs" if options.warmup else ""
     return text + (f" on rows: {', '.join(views)}" if views else "") + warm
+
+
+def pair_note(options: Resolved) -> str:
+    """What was set because a paper set it for this pair of networks; empty where nothing was."""
+    named = [name for name, origin in options.origin.items() if origin == "pair"]
+    settings = ", ".join(f"{name}={options.values[name]}" for name in named)
+    pair = f"{options.model_t} -> {options.model_s}"
+    return f"settings of {pair}: {settings} (--no_pair_defaults leaves them out)" if named else ""
 
 
 def build(flag: str, cls: type, options: Resolved, setup: Setup) -> Any:

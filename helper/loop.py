@@ -1,5 +1,6 @@
 """Training: one step, one epoch, one run. Read it from top to bottom."""
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -24,8 +25,9 @@ from helper.options import (
     whole_numbers,
 )
 from helper.run import Run
-from helper.tasks import Task
+from helper.tasks import Distillation, FirstStage, Task
 
+FIRST_STAGE = 1_000_000  # what the number of an epoch of the first stage is raised by
 DECAY_AT = (150 / 240, 180 / 240, 210 / 240)  # of the run, where the recipe lowers the rate
 
 
@@ -117,7 +119,7 @@ class NotFinite(UserError):
 
 
 def train_epoch(
-    task: Task,
+    task: Task | FirstStage,
     batches: Iterator[Batch],
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -182,60 +184,93 @@ def sgd(parameters, rate: float, recipe: RecipeOptions) -> torch.optim.SGD:
 def fit(
     task: Task, train: Loader, test: Loader, rate: Schedule, recipe: RecipeOptions, run: Run
 ) -> dict:
-    """Train for the recipe's epochs, or what is left of them -> the run's summary.
-
-    Everything random in an epoch follows from the seed and the epoch's number, so that a resumed
-    run repeats the run that was never stopped.
-    """
+    """Train for the recipe's epochs, or what is left of them -> the run's summary."""
+    run.open(task)
     optimizer = sgd(task.parameters(), rate(1), recipe)
     scaler = task.numerics.scaler()
-    done = run.start(task, optimizer, scaler)
+    done = run.restore("main", task, optimizer, scaler)
     for epoch in range(done + 1, recipe.epochs + 1):
         started = time.perf_counter()
-        seed_everything(epoch_seed(run.seed, epoch))
-        for group in optimizer.param_groups:
-            group["lr"] = rate(epoch)
+        means = one_epoch("main", epoch, task, train, optimizer, scaler, rate(epoch), recipe, run)
+        seconds = time.perf_counter() - started
+        with explained(epoch, rate(epoch), run):
+            tested = evaluate(task, test)
+        numbers = {
+            "lr": rate(epoch),
+            **{f"train_{name}": value for name, value in means.items()},
+            **{f"test_{name}": value for name, value in tested.items()},
+            "seconds": seconds,
+            "images_per_s": len(train.labels) / seconds,
+        }
+        keep = epoch % recipe.save_freq == 0 or epoch == recipe.epochs
+        run.finish_epoch(epoch, numbers, task, optimizer, scaler, keep)
+    return run.finish()
 
-        progress = tqdm(
-            train.batches(epoch),
-            total=len(train),
-            desc=f"epoch {epoch}/{recipe.epochs}",
-            disable=None,  # quiet when stderr is no terminal
-            leave=False,
-        )
 
-        def look(step, means, progress=progress, epoch=epoch):
-            progress.set_postfix(loss=f"{means['loss']:.3f}", acc=f"{means['acc']:.1f}")
+def fit_first_stage(
+    task: Distillation, train: Loader, rate: float, recipe: RecipeOptions, epochs: int, run: Run
+) -> None:
+    """Train what the method trains before the student's own turn, or what is left of it."""
+    parameters = list(task.method.first_stage(task.student))
+    if not parameters:
+        return
+    run.open(task)
+    stage, rate = FirstStage(task), task.method.first_stage_rate(rate)
+    optimizer, scaler = sgd(parameters, rate, recipe), task.numerics.scaler()
+    done = run.restore("first", stage, optimizer, scaler)
+    for epoch in range(done + 1, epochs + 1):
+        means = one_epoch("first", epoch, stage, train, optimizer, scaler, rate, recipe, run)
+        run.finish_first(epoch, epochs, means["loss"], stage, optimizer, scaler)
+
+
+def one_epoch(
+    name: str,
+    epoch: int,
+    task: Task | FirstStage,
+    train: Loader,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    rate: float,
+    recipe: RecipeOptions,
+    run: Run,
+) -> dict[str, float]:
+    """Train an epoch of the stage called `name` with a progress bar -> its means.
+
+    Everything random in it follows from the seed, the stage and the epoch's number, so that a
+    resumed run repeats the run that was never stopped.
+    """
+    place = epoch + FIRST_STAGE * (name == "first")  # of the epoch among all of a run
+    seed_everything(epoch_seed(run.seed, place))
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    progress = tqdm(
+        train.batches(place),
+        total=len(train),
+        desc=f"{name} stage, epoch {epoch}" if name == "first" else f"epoch {epoch}",
+        disable=None,  # quiet when stderr is no terminal
+        leave=False,
+    )
+
+    def look(step, means):
+        progress.set_postfix({key: f"{value:.3g}" for key, value in means.items()})
+        if name == "main":
             run.log_step((epoch - 1) * len(train) + step, means, recipe.tb_freq)
 
-        try:
-            means = train_epoch(task, progress, optimizer, scaler, epoch, look, recipe.print_freq)
-            seconds = time.perf_counter() - started
-            tested = evaluate(task, test)
-        except NotFinite as error:
-            raise UserError(
-                f"{error.name} is not finite in epoch {epoch}, step {error.step}: try a lower "
-                f"--learning_rate (here {rate(epoch):g}) or weight of that term, or --amp off or "
-                f"bf16; {run.kept()}"
-            ) from None
-        finally:
-            progress.close()
+    with explained(epoch, rate, run), contextlib.closing(progress):
+        return train_epoch(task, progress, optimizer, scaler, epoch, look, recipe.print_freq)
 
-        run.finish_epoch(
-            epoch,
-            {
-                "lr": rate(epoch),
-                **{f"train_{name}": value for name, value in means.items()},
-                **{f"test_{name}": value for name, value in tested.items()},
-                "seconds": seconds,
-                "images_per_s": len(train.labels) / seconds,
-            },
-            task,
-            optimizer,
-            scaler,
-            keep=epoch % recipe.save_freq == 0 or epoch == recipe.epochs,
-        )
-    return run.finish()
+
+@contextlib.contextmanager
+def explained(epoch: int, rate: float, run: Run):
+    """Turn a value that is not finite into what the user can do about it."""
+    try:
+        yield
+    except NotFinite as error:
+        raise UserError(
+            f"{error.name} is not finite in epoch {epoch}, step {error.step}: try a lower "
+            f"--learning_rate (here {rate:g}) or weight of that term, or --amp off or bf16; "
+            f"{run.kept()}"
+        ) from None
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -37,7 +37,7 @@ FREE_TO_CHANGE = {
 
 
 class Run:
-    """One run: `start` opens its folder, `finish_epoch` saves, `finish` sums up."""
+    """One run: `open` its folder, `restore` what was there, `finish_epoch` after each, `finish`."""
 
     def __init__(self, folder: Path, model: str, options: Resolved, facts: Mapping[str, Any]):
         """`facts` go into run.json beside the options: objective, teacher, classes ...
@@ -50,7 +50,9 @@ class Run:
         self.last: dict[str, float] = {}
         self.best: dict[str, float] = {}
         self.spent = 0.0
+        self.logger: logger.Logger | None = None
         self._logged_until = 0
+        self._resumed: dict[str, Any] = {}
         if options.wandb:
             logger.import_wandb()
         self._guard()
@@ -69,11 +71,12 @@ class Run:
             return f"the checkpoint of epoch {self.last['epoch']} is kept in {self.folder}"
         return "no epoch was finished, so there is no checkpoint"
 
-    def start(self, task, optimizer, scaler) -> int:
-        """Open the folder -> the number of epochs that are already done."""
-        done = 0
+    def open(self, task) -> None:
+        """Make the folder this run's: read what is to be resumed, or clear what is overwritten."""
+        if self.logger:
+            return
         if self.options.resume and self.resume_file.exists():
-            done = self._restore(task, optimizer, scaler)
+            self._read_resume_file()
         else:
             self._clear()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -84,10 +87,22 @@ class Run:
             wandb_run = logger.import_wandb().init(
                 project="distillation", name=self.folder.name, config=dict(self.options.values)
             )
-        self.logger = logger.Logger(self.folder, done, wandb_run)
-        if done:
-            print(f"resumed after epoch {done} from {self.resume_file}")
-        return done
+        self.logger = logger.Logger(self.folder, self.last.get("epoch", 0), wandb_run)
+
+    def restore(self, stage: str, task, optimizer, scaler) -> int:
+        """Put a stage where the resume file left it -> the number of its epochs that are done."""
+        state = self._resumed
+        if not state or (stage, state["stage"]) == ("main", "first"):
+            return 0
+        checkpoint.check_fit(task.state_to_resume(), state["task"], self.resume_file, "this run")
+        target = getattr(task, "task", task)  # a first stage works on the task it prepares
+        target.load_state_dict(state["task"], strict=False)  # the teacher's part is not in it
+        if stage != state["stage"]:
+            return self.options.init_epochs
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        print(f"resumed after epoch {state['epoch']} of the {stage} stage: {self.resume_file}")
+        return state["epoch"]
 
     def log_step(self, step: int, means: Mapping[str, float], every: int) -> None:
         """Pass on the means so far, at most once in `every` steps."""
@@ -112,21 +127,15 @@ class Run:
             checkpoint.save(self.folder / f"ckpt_epoch_{epoch}.pth", weights)
         if epoch == self.epochs:
             checkpoint.save(self.folder / f"{self.file_name}_last.pth", weights)
-        # Last of all: a run killed before this line repeats the epoch and writes the same again.
         self.logger.epoch(epoch, numbers)
-        state = {
-            "epoch": epoch,
-            "task": task.state_to_resume(),
-            "optimizer": optimizer.state_dict(),
-            "scaler": scaler.state_dict(),
-            "last": self.last,
-            "best": self.best,
-            "seconds": self.spent,
-            "seed": self.seed,
-            "options": dict(self.options.values),
-        }
-        checkpoint.save(self.resume_file, state)
+        # Last of all: a run killed before this line repeats the epoch and writes the same again.
+        self._save_resume_file("main", epoch, task, optimizer, scaler)
         print(logger.console_line(epoch, self.epochs, numbers), flush=True)
+
+    def finish_first(self, epoch: int, epochs: int, loss: float, task, optimizer, scaler) -> None:
+        """Save an epoch of the first stage."""
+        self._save_resume_file("first", epoch, task, optimizer, scaler)
+        print(f"first stage, epoch {epoch}/{epochs}  loss {loss:.4f}", flush=True)
 
     def finish(self) -> dict[str, Any]:
         """Write the summary -> the summary."""
@@ -199,9 +208,24 @@ class Run:
                 path.unlink()
         shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
 
-    def _restore(self, task, optimizer, scaler) -> int:
+    def _save_resume_file(self, stage: str, epoch: int, task, optimizer, scaler) -> None:
+        state = {
+            "stage": stage,
+            "epoch": epoch,
+            "task": task.state_to_resume(),
+            "optimizer": optimizer.state_dict(),
+            "scaler": scaler.state_dict(),
+            "last": self.last,
+            "best": self.best,
+            "seconds": self.spent,
+            "seed": self.seed,
+            "options": dict(self.options.values),
+        }
+        checkpoint.save(self.resume_file, state)
+
+    def _read_resume_file(self) -> None:
         state = checkpoint.load(self.resume_file)
-        if not isinstance(state, dict) or not {"epoch", "task", "optimizer"} <= state.keys():
+        if not isinstance(state, dict) or not {"stage", "epoch", "task"} <= state.keys():
             raise UserError(
                 f"{self.resume_file} is no resume file: --overwrite starts the run anew"
             )
@@ -212,12 +236,8 @@ class Run:
                     f"--resume: {name} was {before} and is {now} now: "
                     "give the options of the run, or --overwrite to start it anew"
                 )
-        checkpoint.check_fit(task.state_to_resume(), state["task"], self.resume_file, "this run")
-        task.load_state_dict(state["task"], strict=False)  # the teacher's part is not in it
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
+        self._resumed = state
         self.last, self.best, self.spent = state["last"], state["best"], state["seconds"]
-        return state["epoch"]
 
     def _write_summary(self, status: str) -> dict[str, Any]:
         summary = {

@@ -92,6 +92,32 @@ class Distillation(Task):
         return {key: value for key, value in state.items() if not key.startswith("teacher.")}
 
 
+class FirstStage(nn.Module):
+    """What some methods train before the student's own turn: `Distiller.first_stage`.
+
+    The student stays in eval even where its features are trained, the method is in train.
+    """
+
+    def __init__(self, task: Distillation):
+        super().__init__()
+        self.task, self.student, self.numerics = task, task.student, task.numerics
+
+    def train(self, mode: bool = True) -> "FirstStage":
+        super().train(mode)
+        self.task.train(mode)
+        self.task.student.eval()
+        return self
+
+    def forward(self, batch: Batch, epoch: int) -> tuple[None, Losses]:
+        """One batch -> no logits, the loss of the first stage."""
+        student, teacher = self.task.features(batch)
+        return None, {"first": self.task.method.first_stage_loss(student, teacher, batch)}
+
+    def state_to_resume(self) -> dict[str, Tensor]:
+        """Everything that this stage changes, under the names that the main stage has for it."""
+        return self.task.state_to_resume()
+
+
 class LinearProbe(Task):
     """A frozen network and a new classifier on its pooled features.
 

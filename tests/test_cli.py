@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from helper import cli
 from helper.errors import UserError
@@ -84,3 +85,23 @@ def test_help_shows_the_flags_of_what_was_chosen(capsys):
 def test_a_view_cannot_be_set_in_two_ways_at_once():
     with pytest.raises(UserError, match="--base_temp 3 and --kd_T 4 set the same thing"):
         student("--logit_stand --base_temp 3 --kd_T 4")
+
+
+def test_settings_of_a_pair():
+    pair = "--distill kd --model_t vgg13 --model_s vgg8 --logit_stand"
+    options = student(pair)
+    assert (options.base_temp, options.kd_T, options.alpha) == (3, 3, 9)
+    assert "vgg13 -> vgg8: base_temp=3.0, kd_weight=9.0" in cli.pair_note(options)
+    assert student(f"{pair} --base_temp 2").kd_T == 2  # what is typed wins
+    options = student(f"{pair} --no_pair_defaults")
+    assert (options.kd_T, cli.pair_note(options)) == (2, "")
+    assert cli.pair_note(student("--distill kd --model_t vgg13 --model_s vgg8")) == ""
+
+
+def test_the_teacher_is_named_by_its_checkpoint(tmp_path):
+    path = tmp_path / "wrn_40_2_vanilla" / "ckpt_epoch_240.pth"
+    path.parent.mkdir()
+    torch.save({"model": {}}, path)
+    assert student(f"--path_t {path}").model_t == "wrn_40_2"
+    assert student(f"--path_t {path} --model_t vgg8").model_t == "vgg8"
+    assert student("").model_t == "resnet32x4"
