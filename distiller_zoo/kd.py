@@ -6,7 +6,6 @@ from . import METHODS
 from .base import LogitDistiller, Recipe
 from .rows import kl
 
-
 # Base temperature and weight under logit standardization, where they are not 2 and 9 (Sun et al.,
 # Logit Standardization in Knowledge Distillation, CVPR 2024, published configurations).
 STANDARDIZED = {

@@ -1,6 +1,11 @@
-"""Compare runs: python scripts/compare.py RUN_FOLDER ..."""
+"""Compare runs: python scripts/compare.py RUN_FOLDER ...
+
+Runs that differ in nothing but their trial and seed share a row: mean and, behind +-, the sample
+standard deviation.
+"""
 
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -9,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from helper import cli
 from helper.errors import UserError
 
-COLUMNS = ("network", "objective", "parameters", "epochs", "last %", "best %", "seconds")
+COLUMNS = ("network", "trained on", "parameters", "epochs", "runs", "last %", "best %", "seconds")
+NOT_COMPARED = {"trial", "seed", "path_t", "path_s"}  # options that may differ within a row
 
 
 def read(folder: str) -> dict:
@@ -18,24 +24,42 @@ def read(folder: str) -> dict:
     try:
         summary = json.loads(path.read_text())
     except OSError:
-        raise UserError(f"no run in {folder}: {path.name} is not there") from None
+        raise UserError(f"no run in {folder}: there is no {path.name}") from None
     except ValueError:
-        raise UserError(f"{path} is broken") from None
+        raise UserError(f"{path} is broken: run it again") from None
     if summary.get("status") != "finished":
         raise UserError(f"{folder} is not finished: go on with it with --resume")
     return summary
 
 
-def row(summary: dict) -> tuple[str, ...]:
-    last, best = summary["last"], summary["best"]
+def groups(summaries: list[dict]) -> list[list[dict]]:
+    """Runs with the same options but for the trial, in the order in which they were given."""
+    found = {}
+    for summary in summaries:
+        options = {k: v for k, v in summary["options"].items() if k not in NOT_COMPARED}
+        found.setdefault(json.dumps([summary["model"], options], sort_keys=True), []).append(
+            summary
+        )
+    return list(found.values())
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """'91.20', or '91.20 +- 0.31' of several values."""
+    text = f"{statistics.mean(values):.{digits}f}"
+    return f"{text} +- {statistics.stdev(values):.{digits}f}" if len(values) > 1 else text
+
+
+def row(runs: list[dict]) -> tuple[str, ...]:
+    first = runs[0]
     return (
-        summary["model"],
-        summary["objective"],
-        f"{summary['parameters']:,}",
-        str(last["epoch"]),
-        f"{last['test_acc']:.2f}",
-        f"{best['test_acc']:.2f}",
-        f"{summary['seconds']:.0f}",
+        first["model"],
+        first["objective"],
+        f"{first['parameters']:,}",
+        str(first["last"]["epoch"]),
+        str(len(runs)),
+        spread([run["last"]["test_acc"] for run in runs]),
+        spread([run["best"]["test_acc"] for run in runs]),
+        spread([run["seconds"] for run in runs], digits=0),
     )
 
 
@@ -53,16 +77,16 @@ def table(rows: list[tuple[str, ...]]) -> str:
     return "\n".join([head, "-" * len(head), *body])
 
 
-def main(folders):
+def main(folders: list[str]) -> None:
     if not folders:
         raise UserError("no run to compare: give the folders of runs")
     summaries = [read(folder) for folder in folders]
-    print()
-    print(table([COLUMNS, *map(row, summaries)]))
-    print("\nlast is the headline; best is the best epoch on the test set. Checkpoints and logs:")
+    print(table([COLUMNS, *map(row, groups(summaries))]))
+    print("\nlast is the headline; best is the best epoch on the test set.")
+    print("Checkpoints and logs are in")
     for folder in folders:
         print(f"  {folder}")
-    print(f"TensorBoard: {sys.executable} -m tensorboard.main --logdir save")
+    print("TensorBoard: .venv/bin/tensorboard --logdir save")
 
 
 if __name__ == "__main__":

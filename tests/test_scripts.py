@@ -1,0 +1,87 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helper.errors import UserError
+from scripts import compare, docs
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def finished(folder, trial, last, best, model="resnet8", alpha=0.9):
+    summary = {
+        "status": "finished",
+        "model": model,
+        "objective": f"{alpha}*KD",
+        "parameters": 78042,
+        "seconds": 10.0 + trial,
+        "last": {"epoch": 20, "test_acc": last},
+        "best": {"epoch": 19, "test_acc": best},
+        "options": {"trial": trial, "alpha": alpha},
+    }
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(summary))
+    return str(folder)
+
+
+def test_runs_that_differ_in_their_trial_share_a_row(tmp_path, capsys):
+    one = finished(tmp_path / "a", 1, 90.0, 91.0)
+    two = finished(tmp_path / "b", 2, 92.0, 93.0)
+    other = finished(tmp_path / "c", 1, 80.0, 80.0, alpha=0.5)
+    compare.main([one, other, two])
+    head, _, first, second = capsys.readouterr().out.splitlines()[:4]
+    assert head.split()[:3] == ["network", "trained", "on"]
+    assert first.split()[2:] == ["78,042", "20", "2", "91.00", "+-", "1.41", "92.00", "+-", "1.41",
+                                 "12", "+-", "1"]  # fmt: skip
+    assert second.split()[2:] == ["78,042", "20", "1", "80.00", "80.00", "11"]
+
+
+def test_what_cannot_be_compared(tmp_path):
+    with pytest.raises(UserError, match="no run to compare"):
+        compare.main([])
+    with pytest.raises(UserError, match="no run in nowhere"):
+        compare.main(["nowhere"])
+    folder = Path(finished(tmp_path / "a", 1, 90.0, 91.0))
+    summary = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**summary, "status": "running"}))
+    with pytest.raises(UserError, match="is not finished: go on with it with --resume"):
+        compare.main([str(folder)])
+
+
+def test_the_readme_is_current_and_a_change_is_noticed():
+    text = docs.README.read_text()
+    assert docs.filled(text) == text
+    broken = text.replace("`--kd_T`", "`--kd_temperature`")
+    assert broken != text
+    assert docs.filled(broken) == text
+
+
+def test_bad_input_on_a_real_command_line():
+    done = subprocess.run(
+        [sys.executable, ROOT / "train_student.py", "--distill", "kdd"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: no method 'kdd' (did you mean kd?)")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["setup", "test", "quickstart", "fetch_pretrained_teachers"])
+def test_shell_scripts_parse(name):
+    subprocess.run(["sh", "-n", ROOT / "scripts" / f"{name}.sh"], check=True)
+
+
+def test_setup_says_what_it_needs(tmp_path):
+    done = subprocess.run(
+        ["sh", ROOT / "scripts" / "setup.sh"],
+        env={"PATH": "/usr/bin:/bin", "PYTHON": "/nowhere/python"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: /nowhere/python is not there or older than Python 3.11")
