@@ -12,7 +12,7 @@ from distiller_zoo.base import Recipe, Setup
 from helper import checkpoint, teachers
 from helper.device import DeviceOptions
 from helper.errors import UserError
-from helper.loop import RecipeOptions
+from helper.loop import RecipeOptions, in_proportion
 from helper.options import Parser, Resolved, count, not_negative, option, resolve
 from helper.run import RunOptions
 from models import MODELS
@@ -69,11 +69,9 @@ def parse_transfer(argv: Sequence[str]) -> Resolved:
     """Command line of transfer_student.py -> its options."""
     about = "Train a new classifier on the frozen features of a checkpoint."
     classes, typed = parse((TransferOptions, *COMMON), argv, about)
-    probe = dict(PROBE_RECIPE)
-    if "epochs" in typed:
-        probe["lr_decay_epochs"] = tuple(
-            round(at * typed["epochs"] / probe["epochs"]) for at in probe["lr_decay_epochs"]
-        )
+    of = PROBE_RECIPE["epochs"]
+    decays = in_proportion(PROBE_RECIPE["lr_decay_epochs"], of, typed.get("epochs", of))
+    probe = {**PROBE_RECIPE, "lr_decay_epochs": decays}
     return resolve(classes, ("linear probe", probe), ("typed", typed))
 
 

@@ -28,7 +28,7 @@ from helper.run import Run
 from helper.tasks import Distillation, FirstStage, Task
 
 FIRST_STAGE = 1_000_000  # what the number of an epoch of the first stage is raised by
-DECAY_AT = (150 / 240, 180 / 240, 210 / 240)  # of the run, where the recipe lowers the rate
+DECAY_AT, OF = (150, 180, 210), 240  # epochs after which the recipe lowers the rate, of all
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,14 @@ def schedule(recipe: RecipeOptions, network_rate: float) -> Schedule:
     """The recipe's schedule; decays move in proportion when only the number of epochs is given."""
     decay_epochs = recipe.lr_decay_epochs
     if decay_epochs is None:
-        decay_epochs = tuple(math.floor(part * recipe.epochs + 0.5) for part in DECAY_AT)
+        decay_epochs = in_proportion(DECAY_AT, OF, recipe.epochs)
     start = network_rate if recipe.learning_rate is None else recipe.learning_rate
     return Schedule(start, decay_epochs, recipe.lr_decay_rate)
+
+
+def in_proportion(decay_epochs: tuple[int, ...], of: int, epochs: int) -> tuple[int, ...]:
+    """Where decays that belong to a run of `of` epochs lie in one of `epochs`."""
+    return tuple(max(1, math.floor(at * epochs / of + 0.5)) for at in decay_epochs)
 
 
 class Meter:

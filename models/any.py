@@ -47,6 +47,7 @@ def from_torchvision(name: str, rest: str, num_classes: int) -> nn.Module:
 
 def from_timm(name: str, rest: str, num_classes: int) -> nn.Module:
     try:
+        importlib.import_module("helper.vision")  # timm imports torchvision
         timm = importlib.import_module("timm")
     except ImportError:
         raise UserError(f"{name} needs the timm package: pip install timm") from None

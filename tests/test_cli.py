@@ -62,6 +62,7 @@ def test_the_probe_has_a_recipe_of_its_own():
     assert (options.epochs, options.lr_decay_epochs) == (120, (30, 60, 90))
     assert options.learning_rate == 0.05
     assert cli.parse_transfer(["--epochs", "12"]).lr_decay_epochs == (3, 6, 9)
+    assert cli.parse_transfer(["--epochs", "1"]).lr_decay_epochs == (1, 1, 1)  # after the run
 
 
 def test_options_cannot_be_changed():
