@@ -251,7 +251,7 @@ def one_epoch(
     progress = tqdm(
         train.batches(place),
         total=len(train),
-        desc=f"{name} stage, epoch {epoch}" if name == "first" else f"epoch {epoch}",
+        desc=f"epoch {epoch}/{recipe.epochs}" if name == "main" else f"first stage, epoch {epoch}",
         disable=None,  # quiet when stderr is no terminal
         leave=False,
     )
