@@ -59,17 +59,18 @@ def from_timm(name: str, rest: str, num_classes: int) -> nn.Module:
 def from_module(name: str, rest: str, num_classes: int) -> nn.Module:
     """`package.module:function`, called with num_classes=K."""
     try:
-        make = getattr(importlib.import_module(name.partition(":")[0]), rest)
-    except ImportError as error:
-        raise UserError(f"{name} cannot be imported: {error}") from None
-    except AttributeError:
-        raise UserError(f"{name}: the module has no {rest!r}") from None
+        module = importlib.import_module(name.partition(":")[0])
+    except Exception as error:  # whatever somebody's module raises
+        raise UserError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
+    if not hasattr(module, rest):
+        raise UserError(f"{name}: the module has no {rest!r}")
     try:
-        network = make(num_classes=num_classes)
-    except TypeError as error:
+        network = getattr(module, rest)(num_classes=num_classes)
+    except Exception as error:  # whatever somebody's function raises
         raise UserError(
-            f"{name} cannot be called with num_classes={num_classes}: {error}"
-        ) from None
+            f"{name} cannot be called with num_classes={num_classes}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     if not isinstance(network, nn.Module):
         raise UserError(f"{name} gives {type(network).__name__}, not a torch.nn.Module")
     return network

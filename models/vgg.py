@@ -24,7 +24,10 @@ LARGE = 64  # images from this size on are pooled before the last stage as well
 
 
 class VGG(Classifier):
-    """The published networks for 32x32 images leave out one of VGG's poolings."""
+    """The published networks for 32x32 images leave out one of VGG's poolings.
+
+    Raises ValueError for an image that would be pooled to nothing.
+    """
 
     head_name = "classifier"
 
@@ -38,7 +41,13 @@ class VGG(Classifier):
         he_init(self, linear_std=0.01)
 
     def features(self, x):
-        large = x.shape[2] >= LARGE
+        height, width = x.shape[2:]
+        large = height >= LARGE
+        least = 16 if large else 8  # each pooling halves
+        if min(height, width) < least:
+            raise ValueError(
+                f"{height}x{width} images are pooled to nothing: VGG needs {least}x{least}"
+            )
         x = stem = F.relu(self.block0(x))  # (B, C, H, W)
         stages, preacts = [], []
         for layer in (self.block1, self.block2, self.block3, self.block4):

@@ -62,6 +62,10 @@ def takes_nothing():
     return nn.Identity()
 
 
+def raises(num_classes):
+    raise KeyError("weights")
+
+
 def a_number(num_classes):
     return num_classes
 
@@ -183,6 +187,9 @@ def test_a_copy_is_independent():
         ("nowhere:net", 32, "nowhere:net cannot be imported"),
         (f"{HERE}:nothing", 32, "the module has no 'nothing'"),
         (f"{HERE}:takes_nothing", 32, "cannot be called with num_classes=7"),
+        (f"{HERE}:raises", 32, "cannot be called with num_classes=7: KeyError: 'weights'"),
+        (":net", 32, ":net cannot be imported"),
+        (".relative:net", 32, "relative:net cannot be imported"),
         (f"{HERE}:a_number", 32, "gives int, not a torch.nn.Module"),
         (f"{HERE}:TwoOutputs", 32, r"gives tuple for 2 images, not \(2, 7\)"),
         (f"{HERE}:NoClassifier", 32, "not that of a torch.nn.Linear"),
@@ -192,6 +199,14 @@ def test_a_copy_is_independent():
 def test_what_is_no_classifier_says_so(name, size, expected):
     with pytest.raises(UserError, match=expected):
         build(name, 7, size)
+
+
+@pytest.mark.parametrize("code", ["def net(:", "import torch; torch.nothing_here"])
+def test_a_module_that_does_not_load_says_so(code, tmp_path, monkeypatch):
+    (tmp_path / "unloadable.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="unloadable:net cannot be imported: (Syntax|Attribute)"):
+        build("unloadable:net", 7)
 
 
 def test_timm_is_optional(monkeypatch):

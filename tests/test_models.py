@@ -101,6 +101,16 @@ def test_other_sizes_of_images(name, size):
     torch.testing.assert_close(shown.region_logits((1,))[0], shown.logits)
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "least"), [(4, 4, 8), (32, 7, 8), (7, 64, 8), (64, 8, 16)]
+)
+def test_an_image_that_pools_to_nothing_says_so(height, width, least):
+    network = MODELS["vgg8"](10).eval()
+    with pytest.raises(ValueError, match=f"{height}x{width} images .* {least}x{least}"):
+        network.features(torch.randn(1, 3, height, width))
+    assert network(torch.randn(1, 3, 8, 8)).shape == (1, 10)
+
+
 @pytest.mark.parametrize("name", list(MODELS))
 def test_the_rate_of_the_recipe(name):
     small = {"MobileNetV2", "ShuffleV1", "ShuffleV2"}
