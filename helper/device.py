@@ -68,7 +68,7 @@ def prepare(deterministic: bool, seed: int) -> None:
 def keep_memory() -> None:
     """Tell glibc to keep freed blocks instead of handing them back to the system.
 
-    It maps each large tensor anew otherwise; the page faults were 10-25 % of a step on a CPU.
+    It maps each large tensor anew otherwise; the page faults were up to 9 % of a step on a CPU.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to tell
         libc = ctypes.CDLL("libc.so.6")

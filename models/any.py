@@ -174,7 +174,8 @@ class Wrapped(Classifier):
                 handle.remove()
         if not isinstance(logits, Tensor):
             raise UserError(
-                f"{type(self.network).__name__} gives {type(logits).__name__} in training"
+                f"{type(self.network).__name__} gives {type(logits).__name__} in training, not a "
+                "tensor: build it without auxiliary outputs, as package.module:function"
             )
         return Features(
             found.get(self._stem),
