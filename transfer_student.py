@@ -5,6 +5,7 @@ python transfer_student.py --path_s save/student_model/RUN/resnet8x4_best.pth --
 """
 
 from helper import assemble, cli
+from helper.checkpoint import sha256
 from helper.device import numerics, prepare
 from helper.loop import fit, schedule
 from helper.run import Run
@@ -18,6 +19,7 @@ def transfer_student(argv):
     data = assemble.load_data(options)
     name, path = assemble.probed(options)
     facts = {"objective": f"CE of a new classifier on {path}", **assemble.facts_of(data)}
+    facts["source"] = {"model": name, "path": str(path), "sha256": sha256(path)}
     run = Run(assemble.probe_folder(options, data), name, options, facts)
     if assemble.already_done(run):
         return

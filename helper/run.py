@@ -160,11 +160,7 @@ class Run:
             },
             "accuracy": accuracy,
             "model_name": self.model,
-            "dataset": self.options.dataset,
-            "classes": list(self.facts["classes"]),
-            "image_size": self.facts["image_size"],
-            "mean": list(self.facts["mean"]),
-            "std": list(self.facts["std"]),
+            **self._data(),
         }
 
     def _guard(self) -> None:
@@ -172,7 +168,7 @@ class Run:
         options = self.options
         if options.resume and options.overwrite:
             raise UserError("--resume and --overwrite contradict each other: give one of them")
-        if options.overwrite or not self.folder.exists():
+        if options.overwrite or not any(self.folder.glob("*.pth")):
             return
         status = self._stored().get("status")
         if status == "finished" and not options.resume:
@@ -180,14 +176,16 @@ class Run:
                 f"{self.folder} holds a finished run: "
                 "--overwrite to run it anew, another --trial to run it again"
             )
-        if status == "running" and self.resume_file.exists() and not options.resume:
+        if status == "running" and not options.resume:
             raise UserError(
                 f"{self.folder} holds a run that was stopped: "
                 "--resume to go on with it, --overwrite to start it anew"
             )
-        if status is None and any(self.folder.glob("*.pth")):
+        # Within its first epoch a run has no resume file yet, and nothing to lose.
+        begun = len(logger.read_lines(self.folder / "metrics.jsonl")) > 1
+        if status is None or (begun and not self.resume_file.exists()):
             raise UserError(
-                f"{self.folder} holds checkpoints of something else: "
+                f"{self.folder} holds checkpoints that no run here can go on with: "
                 "--overwrite to replace them, another --trial to leave them"
             )
 
@@ -220,12 +218,22 @@ class Run:
             "seconds": self.spent,
             "seed": self.seed,
             "options": dict(self.options.values),
+            "origin_of_data": self._origin_of_data(),
         }
         checkpoint.save(self.resume_file, state)
 
+    def _origin_of_data(self) -> dict[str, Any]:
+        """What the numbers of a run come from, wherever the files lie."""
+        networks = [name for name in ("teacher", "source") if name in self.facts]
+        return self._data() | {name: self.facts[name]["sha256"] for name in networks}
+
+    def _data(self) -> dict[str, Any]:
+        kept = ("data", "classes", "image_size", "mean", "std")
+        return {name: list_of(self.facts[name]) for name in kept}
+
     def _read_resume_file(self) -> None:
         state = checkpoint.load(self.resume_file)
-        if not isinstance(state, dict) or not {"stage", "epoch", "task"} <= state.keys():
+        if not isinstance(state, dict) or not {"stage", "epoch", "origin_of_data"} <= state.keys():
             raise UserError(
                 f"{self.resume_file} is no resume file: --overwrite starts the run anew"
             )
@@ -235,6 +243,12 @@ class Run:
                 raise UserError(
                     f"--resume: {name} was {before} and is {now} now: "
                     "give the options of the run, or --overwrite to start it anew"
+                )
+        for name, now in self._origin_of_data().items():
+            if state["origin_of_data"][name] != now:
+                raise UserError(
+                    f"--resume: the {name} is not that of the run any more: give the same files, "
+                    "or --overwrite to start it anew"
                 )
         self._resumed = state
         self.last, self.best, self.spent = state["last"], state["best"], state["seconds"]
@@ -258,6 +272,11 @@ class Run:
         }
         logger.write_json(self.folder / "run.json", summary)
         return summary
+
+
+def list_of(value: Any) -> Any:
+    """A tuple as the list that it is after a file."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def plain(name: str) -> str:

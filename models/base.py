@@ -3,11 +3,14 @@
 B batch, C channels, H x W map, K classes, R regions.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Maps = tuple[Tensor, ...]  # (B, C, H, W) each
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,8 @@ class Features:
     """
 
     stem: Tensor | None  # (B, C, H, W), what the first stage reads
-    stages: tuple[Tensor, ...]  # (B, C, H, W) each, as the stage hands it on
-    preacts: tuple[Tensor, ...]  # (B, C, H, W) each, before the activation
+    stages: Maps  # as each stage hands it on
+    preacts: Maps  # before each stage's activation
     last_map: Tensor | None  # (B, C, H, W), the map whose mean is `pooled`
     pooled: Tensor  # (B, C), what the classifier reads
     logits: Tensor  # (B, K)
@@ -95,6 +98,21 @@ class Classifier(nn.Module):
         raise ValueError(
             f"{type(self).__name__} has no BatchNorm right before its stages' activation"
         )
+
+
+def run_stages(layers: Iterable[nn.Sequential], x: Tensor) -> tuple[Maps, Maps]:
+    """Run stages of blocks that end right before their activation -> stages, pre-activations.
+
+    x (B, C, H, W); one map of each kind a stage.
+    """
+    stages, preacts = [], []
+    for layer in layers:
+        for block in layer:
+            before = block(x)
+            x = F.relu(before)
+        stages.append(x)
+        preacts.append(before)
+    return tuple(stages), tuple(preacts)
 
 
 def he_init(network: nn.Module, linear_std: float | None = None) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import MODELS
-from .base import Classifier, Features, he_init
+from .base import Classifier, Features, he_init, run_stages
 
 
 class BasicBlock(nn.Module):
@@ -49,16 +49,10 @@ class ResNet(Classifier):
         he_init(self)
 
     def features(self, x):
-        x = stem = F.relu(self.bn1(self.conv1(x)))  # (B, C, H, W)
-        stages, preacts = [], []
-        for layer in (self.layer1, self.layer2, self.layer3):
-            for block in layer:
-                before = block(x)
-                x = F.relu(before)
-            preacts.append(before)
-            stages.append(x)
-        pooled = x.mean(dim=(2, 3))  # (B, C)
-        return Features(stem, tuple(stages), tuple(preacts), x, pooled, self.fc(pooled), self.fc)
+        stem = F.relu(self.bn1(self.conv1(x)))  # (B, C, H, W)
+        stages, preacts = run_stages((self.layer1, self.layer2, self.layer3), stem)
+        pooled = stages[-1].mean(dim=(2, 3))  # (B, C)
+        return Features(stem, stages, preacts, stages[-1], pooled, self.fc(pooled), self.fc)
 
     def preact_norms(self):
         return tuple(layer[-1].bn2 for layer in (self.layer1, self.layer2, self.layer3))

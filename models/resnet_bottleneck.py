@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import MODELS
-from .base import Classifier, Features, he_init
+from .base import Classifier, Features, he_init, run_stages
 
 EXPANSION = 4  # a bottleneck's output has this many times its inner channels
 
@@ -55,17 +55,11 @@ class ResNet50(Classifier):
         he_init(self)
 
     def features(self, x):
-        x = stem = F.relu(self.bn1(self.conv1(x)))  # (B, C, H, W)
-        stages, preacts = [], []
-        for layer in self._layers():
-            for block in layer:
-                before = block(x)
-                x = F.relu(before)
-            preacts.append(before)
-            stages.append(x)
-        pooled = x.mean(dim=(2, 3))  # (B, C)
+        stem = F.relu(self.bn1(self.conv1(x)))  # (B, C, H, W)
+        stages, preacts = run_stages(self._layers(), stem)
+        pooled = stages[-1].mean(dim=(2, 3))  # (B, C)
         logits = self.linear(pooled)
-        return Features(stem, tuple(stages), tuple(preacts), x, pooled, logits, self.linear)
+        return Features(stem, stages, preacts, stages[-1], pooled, logits, self.linear)
 
     def preact_norms(self):
         return tuple(layer[-1].bn3 for layer in self._layers())

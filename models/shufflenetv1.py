@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import MODELS
-from .base import Classifier, Features
+from .base import Classifier, Features, run_stages
 
 STEM, GROUPS = 24, 3
 STAGES = ((240, 4), (480, 8), (960, 4))  # channels, blocks
@@ -62,14 +62,8 @@ class ShuffleV1(Classifier):
         self.linear = nn.Linear(c_in, num_classes)
 
     def features(self, x):
-        x = stem = F.relu(self.bn1(self.conv1(x)))  # (B, C, H, W)
-        stages, preacts = [], []
-        for layer in (self.layer1, self.layer2, self.layer3):
-            for unit in layer:
-                before = unit(x)
-                x = F.relu(before)
-            preacts.append(before)
-            stages.append(x)
-        pooled = x.mean(dim=(2, 3))  # (B, C)
+        stem = F.relu(self.bn1(self.conv1(x)))  # (B, C, H, W)
+        stages, preacts = run_stages((self.layer1, self.layer2, self.layer3), stem)
+        pooled = stages[-1].mean(dim=(2, 3))  # (B, C)
         logits = self.linear(pooled)
-        return Features(stem, tuple(stages), tuple(preacts), x, pooled, logits, self.linear)
+        return Features(stem, stages, preacts, stages[-1], pooled, logits, self.linear)

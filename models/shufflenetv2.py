@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import MODELS
-from .base import Classifier, Features
+from .base import Classifier, Features, run_stages
 
 STEM, LAST = 24, 1024
 STAGES = ((116, 3), (232, 7), (464, 3))  # channels, units behind the one with stride 2
@@ -85,15 +85,9 @@ class ShuffleV2(Classifier):
         self.linear = nn.Linear(LAST, num_classes)
 
     def features(self, x):
-        x = stem = F.relu(self.bn1(self.conv1(x)))  # (B, C, H, W)
-        stages, preacts = [], []
-        for layer in (self.layer1, self.layer2, self.layer3):
-            for unit in layer:
-                before = unit(x)
-                x = F.relu(before)
-            preacts.append(before)
-            stages.append(x)
-        last_map = F.relu(self.bn2(self.conv2(x)))
+        stem = F.relu(self.bn1(self.conv1(x)))  # (B, C, H, W)
+        stages, preacts = run_stages((self.layer1, self.layer2, self.layer3), stem)
+        last_map = F.relu(self.bn2(self.conv2(stages[-1])))
         pooled = last_map.mean(dim=(2, 3))  # (B, C)
         logits = self.linear(pooled)
-        return Features(stem, tuple(stages), tuple(preacts), last_map, pooled, logits, self.linear)
+        return Features(stem, stages, preacts, last_map, pooled, logits, self.linear)

@@ -160,8 +160,15 @@ def test_a_run_is_not_lost(here, run, fails, capsys):
         f"{TEACHER} --resume --learning_rate 0.3"
     )
 
+    (folder / "resume.pth").rename(here / "elsewhere.pth")
+    lines = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(2 * lines)
+    assert "no run here can go on with" in fails(f"{TEACHER} --resume")
+    (folder / "metrics.jsonl").write_text(lines)
+    (here / "elsewhere.pth").rename(folder / "resume.pth")
+
     (folder / "run.json").unlink()
-    assert "holds checkpoints of something else" in fails(TEACHER)
+    assert "holds checkpoints that no run here can go on with" in fails(TEACHER)
     (folder / "run.json").write_text("{")
     assert "run.json cannot be read" in fails(TEACHER)
     assert {path: path.read_bytes() for path in folder.glob("*.pth")} == before

@@ -1,0 +1,64 @@
+"""Every method through the real command line: first stage, main stage, resumed in either."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from distiller_zoo import METHODS
+from distiller_zoo.base import Distiller
+from helper import checkpoint
+from helper.run import Run
+from models import MODELS
+
+SMALL = {"nce_k": 8, "queue_size": 32, "feat_dim": 16}  # for flags that a method may have
+DATA = "--dataset fake --fake_size 24 --image_size 32 --batch_size 16 --fake_classes 4"
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+def line_of(name: str) -> str:
+    flags = {field.name for field in dataclasses.fields(METHODS[name].Options)}
+    small = " ".join(f"--{flag} {value}" for flag, value in SMALL.items() if flag in flags)
+    networks = "--path_t teacher.pth --model_t resnet14 --model_s resnet8"
+    return f"train_student {networks} {DATA} --distill {name} {small} --init_epochs 2 --epochs 2"
+
+
+def states(folder) -> dict:
+    (run,) = (folder / "student_model").iterdir()
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    return checkpoint.load(run / "resume.pth")
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_trains_and_resumes_bit_for_bit(name, run, tmp_path, monkeypatch):
+    torch.manual_seed(5)
+    torch.save({"model": MODELS["resnet14"](4).state_dict()}, tmp_path / "teacher.pth")
+    line = line_of(name)
+    run(f"{line} --save_dir whole")
+    whole = states(tmp_path / "whole")
+
+    two_stages = METHODS[name].first_stage is not Distiller.first_stage
+    save = Run._save_resume_file
+    for last in (1, 3) if two_stages else (1,):
+        folder, saved = tmp_path / f"killed{last}", []
+
+        def dying(*args, saved=saved, last=last):
+            save(*args)
+            saved.append(args[1])
+            if len(saved) == last:
+                raise Killed
+
+        monkeypatch.setattr(Run, "_save_resume_file", dying)
+        with pytest.raises(Killed):
+            run(f"{line} --save_dir {folder}")
+        assert saved[-1] == ("first" if two_stages and last == 1 else "main")
+        monkeypatch.setattr(Run, "_save_resume_file", save)
+        run(f"{line} --save_dir {folder} --resume")
+        resumed = states(folder)
+        assert whole["task"].keys() == resumed["task"].keys()
+        for key, value in whole["task"].items():
+            assert torch.equal(value, resumed["task"][key]), key
