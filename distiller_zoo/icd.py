@@ -1,0 +1,67 @@
+from dataclasses import dataclass
+from math import log
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helper.options import not_negative, option, positive, positive_number
+
+from . import METHODS
+from .base import Distiller, Recipe
+from .embeddings import Embedding
+
+
+@METHODS.register("icd", "dcd")
+class ICD(Distiller):
+    """Giakoumoglou, Stathaki, Discriminative and Consistent Distillation, arXiv 2407.11802 (2024).
+
+    The method's older name is ICD. Similarities of each student's vector with each teacher's vector
+    of the batch (pooled features, linear embeddings of unit length) times a scale, plus b. The loss
+    is cross-entropy with the own teacher as the target, plus alpha times
+    KL(teachers over students || students over teachers); both are means over the batch.
+
+    The scale is exp(tau), at most `max_tau`, and tau and b are trained; with `--fixed_tau` it is
+    1 / nce_t and b is 0. The published code then multiplies by nce_t = 0.07, which all but
+    levels the softmax; `--nce_t 14.2857` gives its numbers.
+    """
+
+    recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0)
+
+    @dataclass(frozen=True)
+    class Options:
+        feat_dim: int = option(128, "dimensions of the shared space", parse=positive)
+        consistency: float = option(0.5, "weight of the consistency term", parse=not_negative)
+        max_tau: float = option(10.0, "largest scale of similarities", parse=positive_number)
+        fixed_tau: bool = option(False, "keep the temperature at nce_t instead of training it")
+        nce_t: float = option(0.07, "temperature where it is fixed", parse=positive_number)
+
+    def __init__(self, options, setup):
+        super().__init__(options, setup)
+        self.embed_s = Embedding(setup.student.pooled.shape[1], options.feat_dim)
+        self.embed_t = Embedding(setup.teacher.pooled.shape[1], options.feat_dim)
+        if not options.fixed_tau:
+            self.tau = nn.Parameter(torch.tensor(1.0))
+            self.b = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, student, teacher, batch):
+        z_s, z_t = self.embed_s(student.pooled), self.embed_t(teacher.pooled)  # (B, D)
+        return consistent(self.similarity(z_s, z_t), self.options.consistency)
+
+    def similarity(self, z_s: Tensor, z_t: Tensor) -> Tensor:
+        """(B, D), (B, D) -> (B, B)"""
+        if self.options.fixed_tau:
+            return z_s @ z_t.T / self.options.nce_t
+        scale = self.tau.clamp(max=log(self.options.max_tau)).exp()
+        return z_s @ z_t.T * scale + self.b
+
+
+def consistent(similarity: Tensor, alpha: float) -> Tensor:
+    """Students' similarities with teachers (B, B) -> scalar."""
+    log_p = F.log_softmax(similarity, dim=1)  # of each student over the teachers
+    discriminate = -log_p.diagonal().mean()
+    if alpha == 0:
+        return discriminate
+    log_q = F.log_softmax(similarity, dim=0).T  # of each teacher over the students
+    kl = F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+    return discriminate + alpha * kl
