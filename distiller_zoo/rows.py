@@ -1,10 +1,13 @@
-"""Arithmetic on rows of logits, shared by the logit methods. All return one value a row.
+"""Arithmetic on rows of logits, shared by the logit methods. M rows, K classes.
 
-M rows, K classes.
+All of it stays in log space: a probability that underflows costs what its logarithm says.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+NEVER = -1e9  # a logit this low has no probability, and stays finite where -inf gives NaN
 
 
 def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -13,3 +16,24 @@ def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     log_q = F.log_softmax(teacher / temperature, dim=1)
     divergence = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1)
     return temperature**2 * divergence
+
+
+def without(logits: Tensor, index: Tensor) -> Tensor:
+    """The same logits with class `index` out of the race: (M, K), (M,) -> (M, K)"""
+    return logits.scatter(1, index[:, None], NEVER)
+
+
+def two_way(logits: Tensor, index: Tensor) -> Tensor:
+    """Logits of "class `index`" and of "any other class": (M, K), (M,) -> (M, 2)"""
+    chosen = logits.gather(1, index[:, None])
+    others = without(logits, index).logsumexp(dim=1, keepdim=True)
+    return torch.cat([chosen, others], dim=1)
+
+
+def check_others(classes: int) -> None:
+    """ValueError where "which of the other classes?" has one answer only."""
+    if classes < 3:
+        raise ValueError(
+            f"with {classes} classes there is one other class than the target, so its share of the "
+            "others is always 1 and that term teaches nothing: use --distill kd"
+        )

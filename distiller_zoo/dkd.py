@@ -1,0 +1,75 @@
+from dataclasses import dataclass
+
+from helper.options import not_negative, option, positive_number
+
+from . import METHODS
+from .base import LogitDistiller, Recipe
+from .rows import check_others, kl, two_way, without
+
+# Weight of the other-classes term for single pairs (published configurations); 8 for all others.
+OTHERS = {
+    ("resnet56", "resnet20"): 2.0,
+    ("resnet110", "resnet32"): 2.0,
+    ("wrn_40_2", "wrn_16_2"): 6.0,
+    ("wrn_40_2", "wrn_40_1"): 6.0,
+    ("vgg13", "vgg8"): 6.0,
+    ("vgg13", "MobileNetV2"): 6.0,
+}
+# The same behind scale decoupling (Wei et al., CVPR 2024, published configurations).
+OTHERS_OF_REGIONS = OTHERS | {
+    ("resnet110", "resnet20"): 2.0,
+    ("wrn_40_2", "MobileNetV2"): 6.0,
+}
+# Base temperature, weight, others term under logit standardization (Sun et al., CVPR 2024).
+STANDARDIZED = {
+    ("vgg13", "vgg8"): (2.0, 15.0, 2.0),
+    ("resnet110", "resnet20"): (2.0, 15.0, 2.0),
+    ("resnet110", "resnet32"): (2.0, 15.0, 2.0),
+    ("resnet56", "resnet20"): (3.0, 18.0, 2.0),
+    ("wrn_40_2", "wrn_40_1"): (2.0, 12.0, 2.0),
+    ("wrn_40_2", "wrn_16_2"): (2.0, 12.0, 2.0),
+    ("resnet32x4", "wrn_16_2"): (2.0, 9.0, 2.0),
+    ("resnet32x4", "wrn_40_2"): (2.0, 9.0, 8.0),
+    ("wrn_40_2", "resnet8x4"): (2.0, 18.0, 2.0),
+    ("wrn_40_2", "MobileNetV2"): (2.0, 15.0, 2.0),
+    ("vgg13", "MobileNetV2"): (3.0, 9.0, 2.0),
+    ("ResNet50", "MobileNetV2"): (2.0, 15.0, 2.0),
+}
+
+
+@METHODS.register("dkd")
+class DKD(LogitDistiller):
+    """Zhao et al., Decoupled Knowledge Distillation, CVPR 2022 (eq. 7).
+
+    KD splits into "is it the target?" and "which of the others?"; DKD weighs each by itself. Both
+    are KL(teacher || student) at temperature T, times T^2, mean over the batch.
+    """
+
+    recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0, warmup=20)
+
+    @dataclass(frozen=True)
+    class Options:
+        kd_T: float = option(4.0, "temperature of both softmaxes", parse=positive_number)
+        dkd_target: float = option(1.0, "weight of the target term", parse=not_negative)
+        dkd_others: float = option(8.0, "weight of the other-classes term", parse=not_negative)
+
+    def __init__(self, options, setup):
+        super().__init__(options, setup)
+        check_others(setup.student.logits.shape[1])
+
+    @staticmethod
+    def pair_defaults(student, teacher, views):
+        pair = teacher, student
+        if "logit_stand" in views and pair in STANDARDIZED:
+            base_temp, kd_weight, others = STANDARDIZED[pair]
+            return {"base_temp": base_temp, "kd_weight": kd_weight, "dkd_others": others}
+        others = OTHERS_OF_REGIONS if "sdd" in views else OTHERS
+        return {"dkd_others": others[pair]} if pair in others else {}
+
+    def per_row(self, student, teacher, labels):
+        """(M, K), (M, K), (M,) -> (M,)"""
+        o = self.options
+        s, t = student / o.kd_T, teacher / o.kd_T  # split after the temperature, as published
+        target = kl(two_way(s, labels), two_way(t, labels), temperature=1)
+        others = kl(without(s, labels), without(t, labels), temperature=1)
+        return o.kd_T**2 * (o.dkd_target * target + o.dkd_others * others)
