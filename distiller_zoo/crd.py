@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log, log1p
 
@@ -6,6 +7,7 @@ from torch import Tensor
 
 from crd.memory import Memory, Negatives
 from helper.options import option, positive, positive_number, share
+from models.base import Features
 
 from . import METHODS
 from .base import Distiller, Recipe
@@ -57,12 +59,22 @@ class CRD(Distiller):
         return self.negatives(batch.labels, positive)
 
     def forward(self, student, teacher, batch):
+        return self.of_teachers(student, [teacher], batch)
+
+    def of_teachers(self, student: Features, teachers: Sequence[Features], batch) -> Tensor:
+        """Sum of the losses on versions of one teacher -> scalar.
+
+        All share the candidates. The student is scored once, before the memories move: that score
+        does not depend on the version. The memories move once for each version.
+        """
         index = self.candidates(batch)
-        z_s, z_t = self.embed_s(student.pooled), self.embed_t(teacher.pooled)  # (B, D)
-        loss = self.memory_t.price(z_s, index, self.cost)
-        loss = loss + self.memory_s.price(z_t, index, self.cost)
-        self.memory_s.update(batch.index, z_s)
-        self.memory_t.update(batch.index, z_t)
+        z_s = self.embed_s(student.pooled)  # (B, D)
+        loss = len(teachers) * self.memory_t.price(z_s, index, self.cost)
+        for teacher in teachers:
+            z_t = self.embed_t(teacher.pooled)  # (B, D)
+            loss = loss + self.memory_s.price(z_t, index, self.cost)
+            self.memory_s.update(batch.index, z_s)
+            self.memory_t.update(batch.index, z_t)
         return loss
 
     def cost(self, log_score: Tensor) -> Tensor:

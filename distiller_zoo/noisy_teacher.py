@@ -1,0 +1,52 @@
+from dataclasses import dataclass, replace
+
+import torch
+
+from helper.options import count, not_negative, option, share
+from models.base import Features
+
+from .base import Distiller
+
+
+class NoisyTeacher(Distiller):
+    """Hossain et al., Single Teacher, Multiple Perspectives (TeKAP), ICLR 2025: on features.
+
+    Any method's loss on the teacher, plus its loss on each noisy copy of it. A copy differs in the
+    pooled vector, (1 - w) * pooled + w * N(0, std^2); stages and logits are the teacher's own.
+    What the method keeps (memories, queues) is updated for each of them. A method that has an
+    `of_teachers(student, teachers, batch)` sums over the teachers itself: CRD does, since the
+    published code scores the student once and counts that score for each teacher.
+    """
+
+    @dataclass(frozen=True)
+    class Options:
+        noisy_teachers: int = option(1, "noisy copies of the teacher's features", parse=count)
+        feature_noise: float = option(0.1, "share of noise in a copy's features", parse=share)
+        feature_noise_std: float = option(
+            0.1, "standard deviation of that noise", parse=not_negative
+        )
+
+    def __init__(self, options, setup, method: Distiller):
+        super().__init__(options, setup)
+        self.method, self.recipe = method, method.recipe
+
+    def forward(self, student, teacher, batch):
+        copies = [self.noisy(teacher) for _ in range(self.options.noisy_teachers)]
+        teachers = [teacher, *copies]
+        if hasattr(self.method, "of_teachers"):
+            return self.method.of_teachers(student, teachers, batch)
+        return sum(self.method(student, each, batch) for each in teachers)
+
+    def noisy(self, teacher: Features) -> Features:
+        """The same pass with noise in the pooled vector."""
+        noise = self.options.feature_noise_std * torch.randn_like(teacher.pooled)  # (B, C)
+        return replace(teacher, pooled=teacher.pooled.lerp(noise, self.options.feature_noise))
+
+    def first_stage(self, student):
+        return self.method.first_stage(student)
+
+    def first_stage_rate(self, rate):
+        return self.method.first_stage_rate(rate)
+
+    def first_stage_loss(self, student, teacher, batch):
+        return self.method.first_stage_loss(student, teacher, batch)
