@@ -26,7 +26,7 @@ def train_student(argv):
     prepare(options.deterministic, run.seed)  # so that the student starts as it would alone
     student = assemble.network(options.model_s, data)
     train, test = assemble.loaders(data, options, run.seed, where.device)
-    setup = assemble.method_setup(student, teacher, train, options)
+    setup = assemble.method_setup(student, teacher, train)
     kd, method = assemble.kd_and_method(options, setup)
 
     run.facts["teacher"] = assemble.check_teacher(options.model_t, path_t, teacher, test, where)

@@ -27,7 +27,8 @@ class View(Protocol):
     on; `order` is its place in the chain.
 
     A view may have a static `defaults(options, recipe)`: option -> (its own flag, value), the
-    settings that its paper changes when it is on.
+    settings that its paper changes when it is on; and a `wrapper`, a class with `Options` that is
+    made of (options, setup, method) and stands in for a method that reads features.
     """
 
     order: ClassVar[int]

@@ -14,6 +14,7 @@ from helper.options import count, not_negative, option, positive_number, share, 
 
 from . import VIEWS
 from .base import Recipe, Rows
+from .noisy_teacher import NoisyTeacher
 
 
 def grid_sizes(text: str) -> tuple[int, ...]:
@@ -66,10 +67,12 @@ class ScaleDecoupling:
 class Tekap:
     """Hossain et al., Single Teacher, Multiple Perspectives (TeKAP), ICLR 2025: noisy teachers.
 
-    The rows again, n times, each with its own noise on the teacher's logits.
+    The rows again, n times, each with its own noise on the teacher's logits. A method that reads
+    features gets noise there instead.
     """
 
     order = 2
+    wrapper = NoisyTeacher
 
     @dataclass(frozen=True)
     class Options:

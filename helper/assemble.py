@@ -10,7 +10,7 @@ from dataset import DATASETS
 from dataset.base import DataSet
 from dataset.loader import Loader
 from distiller_zoo import METHODS, VIEWS
-from distiller_zoo.base import Setup
+from distiller_zoo.base import Distiller, Setup
 from helper import checkpoint, cli, teachers
 from helper.device import Numerics
 from helper.errors import UserError
@@ -103,29 +103,28 @@ def check_teacher(
 
 
 @torch.no_grad()
-def method_setup(
-    student: Classifier, teacher: Classifier, train: Loader, options: Resolved
-) -> Setup:
-    """What a method may read before training: one batch's features, labels, views."""
+def method_setup(student: Classifier, teacher: Classifier, train: Loader) -> Setup:
+    """What a method may read before training: the features of one batch, the labels."""
     images = next(train.batches(0)).images[:2].cpu()
-    setup = Setup(
+    return Setup(
         student.cpu().eval().features(images),
         teacher.cpu().eval().features(images),
         student,
         teacher,
         train.labels.cpu(),
     )
-    views = [
-        cli.build(f"--{name}", VIEWS[name], options, setup)
-        for name in cli.chosen_views(dict(options.values))
-    ]
-    return replace(setup, views=tuple(views))
 
 
-def kd_and_method(options: Resolved, setup: Setup):
-    """The KD term and the method of the objective."""
+def kd_and_method(options: Resolved, setup: Setup) -> tuple[Distiller, Distiller]:
+    """The KD term and the method of the objective, behind the views that are on."""
+    views = cli.chosen_views(options.values)
+    chain = tuple(cli.build(f"--{name}", VIEWS[name], options, setup) for name in views)
+    setup = replace(setup, views=chain)
     kd = cli.build("--distill kd", METHODS["kd"], options, setup)
-    method = cli.build(f"--distill {options.distill}", METHODS[options.distill], options, setup)
+    chosen = METHODS[options.distill]
+    method = cli.build(f"--distill {options.distill}", chosen, options, setup)
+    for wrapper in cli.wrappers(chosen, options.values):
+        method = cli.build(f"--distill {options.distill}", wrapper, options, setup, method)
     return kd, method
 
 
@@ -137,7 +136,7 @@ def teacher_folder(options: Resolved, data: DataSet) -> Path:
 def student_folder(options: Resolved, data: DataSet) -> Path:
     views = [
         "-".join([name, *map(str, value)]) if isinstance(value, tuple) else name
-        for name in cli.chosen_views(dict(options.values))
+        for name in cli.chosen_views(options.values)
         for value in [options.values[name]]
     ]
     method = "_".join([options.distill, *views])

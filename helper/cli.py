@@ -2,13 +2,13 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from dataset import DATASETS
 from distiller_zoo import METHODS, VIEWS
-from distiller_zoo.base import Recipe, Setup
+from distiller_zoo.base import LogitDistiller, Recipe
 from helper import checkpoint, teachers
 from helper.device import DeviceOptions
 from helper.errors import UserError
@@ -140,6 +140,7 @@ def parse(
         method = METHODS[chosen.get("distill", StudentOptions.distill)]
         classes += [METHODS["kd"].Options, method.Options]
         classes += [VIEWS[name].Options for name in chosen_views(chosen)]
+        classes += [wrapper.Options for wrapper in wrappers(method, chosen)]
     parser = Parser(description=about)
     parser.add(*classes)
     parser.add_switches(*(VIEWS[name].Options for name in VIEWS if students))
@@ -157,10 +158,18 @@ def strip_help(argv: Sequence[str]) -> list[str]:
     return [word for word in argv if word not in ("-h", "--help")]
 
 
-def chosen_views(typed: dict[str, Any]) -> list[str]:
+def chosen_views(typed: Mapping[str, Any]) -> list[str]:
     """Names of the views that are switched on, in the order in which they apply."""
     on = [name for name in VIEWS if typed.get(name)]
     return sorted(on, key=lambda name: VIEWS[name].order)
+
+
+def wrappers(method: type, typed: Mapping[str, Any]) -> list[type]:
+    """What the views that are on put around a method that reads features."""
+    if issubclass(method, LogitDistiller):
+        return []
+    views = [VIEWS[name] for name in chosen_views(typed)]
+    return [view.wrapper for view in views if hasattr(view, "wrapper")]
 
 
 def explain_unknown(word: str, parser: Parser) -> str:
@@ -190,7 +199,7 @@ def describe(options: Resolved) -> str:
     text = " + ".join(f"{weight:g}*{term}" for weight, term in terms if weight)
     views = [
         f"{name}={value}" if (value := options.values[name]) is not True else name
-        for name in chosen_views(dict(options.values))
+        for name in chosen_views(options.values)
     ]
     warm = f", {options.distill} grows over {options.warmup} epochs" if options.warmup else ""
     return text + (f" on rows: {', '.join(views)}" if views else "") + warm
@@ -204,10 +213,10 @@ def pair_note(options: Resolved) -> str:
     return f"settings of {pair}: {settings} (--no_pair_defaults leaves them out)" if named else ""
 
 
-def build(flag: str, cls: type, options: Resolved, setup: Setup) -> Any:
+def build(flag: str, cls: type, options: Resolved, *parts) -> Any:
     """Make a method or a view from its options; what it refuses becomes a line for the user."""
     try:
-        return cls(options.read(cls.Options), setup)
+        return cls(options.read(cls.Options), *parts)
     except ValueError as error:
         raise UserError(f"{flag}: {error}") from error
 

@@ -1,7 +1,6 @@
 """What every method and view must do. A new file in distiller_zoo/ is tested here by itself."""
 
 import itertools
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ import torch
 from dataset.base import Batch
 from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import Distiller, LogitDistiller, Setup
-from helper import cli
+from helper import assemble, cli
 from models import MODELS
 
 SWITCHES = {"sdd": "--sdd 1,2", "tekap": "--tekap", "logit_stand": "--logit_stand"}
@@ -36,13 +35,9 @@ def setup(nets, batch):
     return Setup(*shown, student, teacher, labels=torch.arange(40) % 4)
 
 
-def made(line, setup, times=1):
-    """The method of a command line behind its views, the chain of them taken `times` times."""
-    options = cli.parse_student(line.split())
-    chosen = cli.chosen_views(dict(options.values))
-    views = tuple(cli.build(view, VIEWS[view], options, setup) for view in chosen) * times
-    setup = replace(setup, views=views)
-    return cli.build(options.distill, METHODS[options.distill], options, setup)
+def made(line, setup):
+    """The method of a command line, behind its views."""
+    return assemble.kd_and_method(cli.parse_student(line.split()), setup)[1]
 
 
 def test_the_views_here_are_all_there_are():
@@ -108,10 +103,13 @@ def test_identities_of_views(name, nets, setup, batch):
     """One region is the image; copies without noise repeat the loss; so do z-scores of z-scores."""
     shown = [net.eval().features(batch.images) for net in nets]
 
-    def loss(flags, times=1):
-        return made(f"--distill {name} {flags}", setup, times)(*shown, batch)
+    def loss(flags):
+        return made(f"--distill {name} {flags}", setup)(*shown, batch)
 
     torch.testing.assert_close(loss("--sdd 1"), loss(""))
     copies = "--tekap --tekap_copies 3 --tekap_noise 0 --tekap_weight 0.5"
     torch.testing.assert_close(loss(copies), 2.5 * loss(""))
-    torch.testing.assert_close(loss("--logit_stand", times=2), loss("--logit_stand"))
+    method = made(f"--distill {name} --logit_stand", setup)
+    once = method(*shown, batch)
+    method.views *= 2
+    torch.testing.assert_close(method(*shown, batch), once)
