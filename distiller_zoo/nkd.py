@@ -11,7 +11,7 @@ from .rows import check_others, without
 
 @METHODS.register("nkd")
 class NKD(LogitDistiller):
-    """Yang et al., From Knowledge Distillation to Self-Knowledge Distillation, ICCV 2023 (eq. 7).
+    """Yang et al., From Knowledge Distillation to Self-Knowledge Distillation, ICCV 2023.
 
     Cross-entropy of the target, weighed by the teacher's probability of it at T = 1, plus gamma *
     T^2 * the cross-entropy between both distributions over the other classes; mean over the batch.

@@ -10,7 +10,7 @@ from .rows import NEVER, kl, two_way
 
 @METHODS.register("rld")
 class RLD(LogitDistiller):
-    """Sun et al., Knowledge Distillation with Refined Logits, ICCV 2025 (arXiv 2408.07703, eq. 9).
+    """Sun et al., Knowledge Distillation with Refined Logits, ICCV 2025 (arXiv 2408.07703).
 
     The student's confidence in the target learns from the teacher's confidence in whatever it
     thinks best; its other logits learn from the teacher's without the target and without those

@@ -30,7 +30,7 @@ def grid_sizes(text: str) -> tuple[int, ...]:
 
 @VIEWS.register("sdd")
 class ScaleDecoupling:
-    """Wei et al., Scale Decoupled Distillation, CVPR 2024 (eq. 5-9): one row a region.
+    """Wei et al., Scale Decoupled Distillation, CVPR 2024: one row a region.
 
     A region where the teacher is right and the whole image wrong, or the reverse, counts twice;
     the loss is divided by the number of regions.
