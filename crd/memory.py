@@ -4,7 +4,7 @@ N samples, D dimensions, B batch, k negatives, C columns: 1 + k candidates, or e
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import log
 
 import torch
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 Cost = Callable[[Tensor], Tensor]  # scores (B, C) -> scalar
 
-BLOCK = 2**22  # numbers in the largest tensor that gathered rows may fill
+BLOCK = 2**20  # numbers in the largest tensor that gathered rows may fill
 PRODUCT = 2**27  # numbers in the largest product with a whole bank
-GATHERED = 6  # a gathered row costs about as much as this many rows of a product
+GATHERED = 24  # a gathered row costs about as much as this many rows of a product
 
 
 def price(z: Tensor, bank: Tensor, index: Tensor | None, cost: Cost) -> Tensor:
@@ -51,12 +51,12 @@ def scores(z: Tensor, bank: Tensor, index: Tensor | None) -> Tensor:
     if index is None:
         return z @ bank.T
     if is_product(bank, index):
-        n = max(1, PRODUCT // len(bank))
-        parts = zip(z.split(n), index.split(n))
-        return joined([(part @ bank.T).gather(1, rows) for part, rows in parts])
-    n = max(1, BLOCK // (index.shape[1] * bank.shape[1]))
-    parts = zip(z.split(n), index.split(n))
-    return joined([torch.bmm(bank[rows], part[:, :, None])[:, :, 0] for part, rows in parts])
+        blocks = in_blocks(z, index, PRODUCT // len(bank))
+        return joined([(part @ bank.T).gather(1, place) for part, place in blocks])
+    blocks = in_blocks(z, index, BLOCK // (index.shape[1] * bank.shape[1]))
+    return joined(
+        [torch.bmm(rows(bank, place), part[:, :, None])[:, :, 0] for part, place in blocks]
+    )
 
 
 def weighted_sum(weight: Tensor, bank: Tensor, index: Tensor | None) -> Tensor:
@@ -64,12 +64,20 @@ def weighted_sum(weight: Tensor, bank: Tensor, index: Tensor | None) -> Tensor:
     if index is None:
         return weight @ bank
     if is_product(bank, index):
-        n = max(1, PRODUCT // len(bank))
-        parts = zip(weight.split(n), index.split(n))
-        return joined([spread(part, rows, len(bank)) @ bank for part, rows in parts])
-    n = max(1, BLOCK // (index.shape[1] * bank.shape[1]))
-    parts = zip(weight.split(n), index.split(n))
-    return joined([torch.bmm(part[:, None], bank[rows])[:, 0] for part, rows in parts])
+        blocks = in_blocks(weight, index, PRODUCT // len(bank))
+        return joined([spread(part, place, len(bank)) @ bank for part, place in blocks])
+    blocks = in_blocks(weight, index, BLOCK // (index.shape[1] * bank.shape[1]))
+    return joined([torch.bmm(part[:, None], rows(bank, place))[:, 0] for part, place in blocks])
+
+
+def in_blocks(x: Tensor, index: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Two tensors with the same rows, so many of them at a time, at least one."""
+    return zip(x.split(max(1, size)), index.split(max(1, size)))
+
+
+def rows(bank: Tensor, index: Tensor) -> Tensor:
+    """(N, D), (B, C) -> (B, C, D)"""
+    return bank.index_select(0, index.flatten()).view(*index.shape, -1)
 
 
 def is_product(bank: Tensor, index: Tensor) -> bool:
@@ -156,7 +164,7 @@ class Negatives(nn.Module):
         others = len(self.around) // 2 - self.count[labels, None]  # (B, 1)
         draw = torch.rand(len(labels), 1 + self.k, device=labels.device)
         place = draw.mul_(others).long().add_(self.end[labels, None])
-        index = self.around.take(place)
+        index = self.around.index_select(0, place.flatten()).view_as(place)
         index[:, 0] = positive
         return index
 

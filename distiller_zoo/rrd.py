@@ -79,8 +79,10 @@ class RRD(Distiller):
     def against_memories(self, z_s: Tensor, z_t: Tensor, batch) -> Tensor:
         """(B, D), (B, D) -> scalar"""
         index = self.candidates(batch)
-        target = self.target(self.memory_s.log_score(z_t, index).exp_())
-        loss = self.memory_t.price(z_s, index, lambda score: self.cost(score.exp(), target))
+        target = self.target(not_overflown(self.memory_s.log_score(z_t, index)))
+        loss = self.memory_t.price(
+            z_s, index, lambda log_score: self.cost(not_overflown(log_score), target)
+        )
         self.memory_s.update(batch.index, z_s)
         self.memory_t.update(batch.index, z_t)
         return loss
@@ -96,6 +98,11 @@ class RRD(Distiller):
     def cost(self, similarity: Tensor, target: Tensor) -> Tensor:
         """The student's similarities, the teacher's probabilities: (B, C), (B, C) -> scalar"""
         return F.cross_entropy(similarity / self.options.nce_t_s, target)
+
+
+def not_overflown(log_score: Tensor) -> Tensor:
+    """Scores from their logarithms, at most exp(60): only nce_t below 0.03 can reach it."""
+    return log_score.clamp(max=60).exp()
 
 
 class Queue(nn.Module):

@@ -4,8 +4,8 @@ from . import ADAPTERS, Subject
 from .crd import fill_embeddings, only_pooled, setup_of
 
 
-@ADAPTERS.register("icd", "dcd")
-def icd(case):
+def icd_of(case):
+    """The method of a case and its trained parameters."""
     h = case.hyper
     fixed = not h.get("trainable", True)
     # The published code multiplies by nce_t where it should divide.
@@ -17,5 +17,11 @@ def icd(case):
     for name in () if fixed else ("tau", "b"):
         trained[name] = getattr(method, name)
         trained[name].data.copy_(case.state(name))
+    return method, trained
+
+
+@ADAPTERS.register("icd", "dcd")
+def icd(case):
+    method, trained = icd_of(case)
     shown = only_pooled(case["f_s"]), only_pooled(case["f_t"])
     return Subject(lambda: {"loss": method(*shown, None)}, trained)

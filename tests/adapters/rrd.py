@@ -6,8 +6,8 @@ from . import ADAPTERS, Subject
 from .crd import batch_of, fill_embeddings, fill_memories, only_pooled, setup_of
 
 
-@ADAPTERS.register("rrd")
-def rrd(case):
+def rrd_of(case):
+    """The method of a case, its batch, its trained parameters and its state."""
     h = case.hyper
     momentum = h["variant"] == "momentum"
     options = RRD.Options(
@@ -22,12 +22,18 @@ def rrd(case):
         options = replace(options, nce_t=h["nce_t"], nce_m=h["nce_m"])
     method = RRD(options, setup_of(case))
     trained = fill_embeddings(case, method)
-    shown = only_pooled(case["f_s"]), only_pooled(case["f_t"])
     if momentum:
         state, batch = fill_memories(case, method), batch_of(case)
         method.candidates = lambda batch: case["contrast_idx"]
     else:
         state, batch = fill_queue(case, method.queue), None
+    return method, batch, trained, state
+
+
+@ADAPTERS.register("rrd")
+def rrd(case):
+    method, batch, trained, state = rrd_of(case)
+    shown = only_pooled(case["f_s"]), only_pooled(case["f_t"])
     return Subject(lambda: {"loss": method(*shown, batch)}, trained, state)
 
 

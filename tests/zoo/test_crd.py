@@ -1,0 +1,138 @@
+from dataclasses import replace
+from math import log
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from benchmarks.literal import crd as literal
+from crd import memory
+from crd.memory import Memory, price, scores, weighted_sum
+from dataset.base import Batch
+from distiller_zoo.base import Setup
+from distiller_zoo.crd import CRD
+from tests.adapters import Case, index
+from tests.adapters.crd import crd_of, only_pooled
+
+B, N, K, D = 6, 40, 9, 8
+LABELS = torch.arange(N) % 4
+BATCH = Batch(None, LABELS[:B], torch.arange(B))
+
+
+def made(**changes) -> tuple[CRD, torch.Tensor, torch.Tensor]:
+    """The method in double precision, and vectors of a student and a teacher."""
+    torch.manual_seed(0)
+    f_s, f_t = torch.randn(B, 5).double().requires_grad_(), torch.randn(B, 7).double()
+    setup = Setup(only_pooled(f_s), only_pooled(f_t), None, None, LABELS)
+    options = replace(CRD.Options(feat_dim=D, nce_k=K), **changes)
+    return CRD(options, setup).double(), f_s, f_t
+
+
+def test_scores_of_vectors_that_know_nothing():
+    """All scores alike: the positive is one of 1 + k, so log(1 + k) + k log(1 + 1/k) a side."""
+    method, f_s, f_t = made()
+    for bank in (method.memory_s.bank, method.memory_t.bank):
+        bank.zero_()
+    by_hand = 2 * (log(1 + K) + K * log(1 + 1 / K))
+    loss = method(only_pooled(f_s), only_pooled(f_t), BATCH)
+    assert loss.item() == pytest.approx(by_hand, rel=1e-5)  # eps = 1e-7 counts k times
+
+
+@pytest.mark.parametrize("entry", [e for e in index()["cases"] if e["method"] == "crd"])
+def test_literal_equals_the_reference(entry):
+    case = Case(entry)
+    method = crd_of(case)[0]
+    z_s, z_t = method.embed_s(case["f_s"]), method.embed_t(case["f_t"])
+    v1, v2 = method.memory_s.bank, method.memory_t.bank
+    constants = [z if (z := case.state(f"z_v{i}")) > 0 else None for i in (1, 2)]
+    t = case.hyper["nce_t"]
+    loss = literal.crd(z_s, z_t, v1, v2, case["contrast_idx"], t, constants)
+    np.testing.assert_allclose(loss.item(), case.expected("loss"), rtol=1e-9)
+    moved = literal.moved(v2, case["idx"], z_t, case.hyper["nce_m"])
+    np.testing.assert_allclose(moved, case.expected("after/memory_v2"), rtol=1e-9)
+
+
+@pytest.mark.parametrize("block", [1, 100, 10**9])
+@pytest.mark.parametrize("ratio", [0, 10**9], ids=["gathered", "product"])
+def test_both_ways_to_score_are_the_same(ratio, block, monkeypatch):
+    for name, value in (("GATHERED", ratio), ("BLOCK", block), ("PRODUCT", block)):
+        monkeypatch.setattr(memory, name, value)
+    torch.manual_seed(0)
+    z, bank = torch.randn(B, D).double(), torch.randn(N, D).double()
+    weight, place = torch.randn(B, K).double(), torch.randint(0, N, (B, K))
+    rows = bank[place]
+    torch.testing.assert_close(scores(z, bank, place), torch.einsum("bd,bkd->bk", z, rows))
+    by_hand = torch.einsum("bk,bkd->bd", weight, rows)
+    torch.testing.assert_close(weighted_sum(weight, bank, place), by_hand)
+
+
+@pytest.mark.parametrize("place", [torch.tensor([[0, 1, 1], [2, 0, 3]]), None])
+def test_price_has_the_right_gradient_even_when_the_bank_changes_before_backward(place):
+    torch.manual_seed(0)
+    bank = torch.randn(4, 3).double()
+    z = torch.randn(2, 3).double().requires_grad_()
+
+    def cost(score):
+        return score.exp().sum()
+
+    rows = bank[place] if place is not None else bank.expand(2, -1, -1)
+    (wanted,) = torch.autograd.grad(3 * cost((rows * z[:, None]).sum(dim=2)), z)
+    loss = 3 * price(z, bank, place, cost)
+    bank.zero_()
+    loss.backward()
+    torch.testing.assert_close(z.grad, wanted)
+
+
+def test_memories_follow_what_was_seen_and_stay_unit_vectors():
+    method, f_s, f_t = made(nce_m=0.0)
+    before = method.memory_t.bank.clone()
+    method(only_pooled(f_s), only_pooled(f_t), BATCH)
+    torch.testing.assert_close(method.memory_t.bank[:B], method.embed_t(f_t))
+    torch.testing.assert_close(method.memory_s.bank[:B], method.embed_s(f_s))
+    torch.testing.assert_close(method.memory_t.bank[B:], before[B:])
+    slow = Memory(4, D, 0.07, 0.9)
+    slow.update(torch.tensor([1, 3]), F.normalize(torch.randn(2, D), dim=1))
+    torch.testing.assert_close(slow.bank.norm(dim=1), torch.ones(4))
+
+
+def test_the_constant_is_set_by_the_first_batch_alone():
+    method, f_s, f_t = made()
+    shown = only_pooled(f_s), only_pooled(f_t)
+    method(*shown, BATCH)
+    first = method.memory_t.log_z.clone()
+    assert first.isfinite()
+    method(*shown, BATCH)
+    assert torch.equal(method.memory_t.log_z, first)
+
+
+def test_relax_takes_the_positive_from_the_class():
+    method, _, _ = made(crd_mode="relax")
+    torch.manual_seed(0)
+    drawn = torch.cat([method.candidates(BATCH) for _ in range(50)])
+    labels = BATCH.labels.repeat(50)[:, None]
+    assert (LABELS[drawn[:, :1]] == labels).all()
+    assert (LABELS[drawn[:, 1:]] != labels).all()
+    assert len(drawn[::B, 0].unique()) == N // 4
+
+
+def test_is_finite_where_exp_overflows_and_vectors_are_zero():
+    method, f_s, f_t = made(nce_t=1e-4)
+    for embed in (method.embed_s, method.embed_t):
+        embed.bias.data.zero_()
+    f_s.data[0], f_t[0] = 0, 0
+    method.float()
+    f_s, f_t = f_s.detach().float().requires_grad_(), f_t.float()
+    for _ in range(2):
+        f_s.grad = None
+        loss = method(only_pooled(f_s), only_pooled(f_t), BATCH)
+        loss.backward()
+        assert loss.isfinite()
+        assert f_s.grad.isfinite().all()
+        assert method.memory_s.bank.isfinite().all()
+
+
+def test_one_class_alone_is_refused():
+    shown = only_pooled(torch.zeros(2, 5)), only_pooled(torch.zeros(2, 7))
+    with pytest.raises(ValueError, match="at least two"):
+        CRD(CRD.Options(), Setup(*shown, None, None, torch.zeros(9, dtype=torch.long)))
