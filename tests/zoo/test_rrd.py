@@ -82,7 +82,7 @@ def test_scores_that_overflow_are_finite():
     f = torch.eye(8)
     method = made(f, f, rrd_memory="momentum", nce_t=0.01)
     for memory in (method.memory_s, method.memory_t):
-        memory.bank.copy_(-method.embed_s(f[0]).detach().expand_as(memory.bank))
+        memory.bank.copy_(-method.embed_s(f[:1]).detach().expand_as(memory.bank))
     shown = [only_pooled(f[:1].clone().requires_grad_()), only_pooled(f[:1])]
     method.embed_t.load_state_dict(method.embed_s.state_dict())
     batch = Batch(None, LABELS[:1], torch.arange(1))
