@@ -135,3 +135,17 @@ def pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Te
             stacklevel=2,
         )
     return list(zip(student, teacher, strict=False))
+
+
+def check_stages(setup: Setup) -> int:
+    """How many stages can be paired; warns of those that cannot.
+
+    Raises ValueError where a network has no maps.
+    """
+    for who, shown in (("student", setup.student), ("teacher", setup.teacher)):
+        if not shown.stages:
+            raise ValueError(
+                f"the {who} has no feature maps, only a vector of {tuple(shown.pooled.shape[1:])} "
+                "and logits: choose a method that reads those"
+            )
+    return len(pairs(setup.student.stages, setup.teacher.stages))

@@ -1,0 +1,44 @@
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from helper.options import option, positive
+from models.adapters import to_smaller
+
+from . import METHODS
+from .base import Distiller, Recipe, check_stages
+
+
+@METHODS.register("attention")
+class Attention(Distiller):
+    """Zagoruyko & Komodakis, Paying More Attention to Attention, ICLR 2017 (eq. 2).
+
+    Where is the energy of a stage's map? Mean squared difference of unit attention maps, summed
+    over the stages.
+    """
+
+    recipe = Recipe(gamma=1.0, alpha=0.0, beta=1000.0)
+
+    @dataclass(frozen=True)
+    class Options:
+        at_p: int = option(2, "power of an activation in its attention", parse=positive)
+
+    def __init__(self, options, setup):
+        super().__init__(options, setup)
+        self.stages = check_stages(setup)
+
+    def forward(self, student, teacher, batch):
+        pairs = zip(student.stages[: self.stages], teacher.stages[: self.stages], strict=True)
+        return sum(stage_loss(s, t, self.options.at_p) for s, t in pairs)
+
+
+def stage_loss(s: Tensor, t: Tensor, p: int = 2) -> Tensor:
+    """(B, C, H, W), (B, C', H', W') -> scalar, on the smaller of the two sizes."""
+    s, t = to_smaller(s, t)
+    return F.mse_loss(attention(s, p), attention(t, p))
+
+
+def attention(x: Tensor, p: int) -> Tensor:
+    """(B, C, H, W) -> (B, H * W): mean energy of each position, unit length."""
+    return F.normalize(x.pow(p).mean(dim=1).flatten(1), dim=1)

@@ -1,0 +1,39 @@
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from helper.options import option, positive
+
+from . import METHODS
+from .base import Distiller, Recipe
+
+
+@METHODS.register("correlation")
+class Correlation(Distiller):
+    """Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019.
+
+    Linear embeddings of both pooled features; how the distances |student - teacher| of samples that
+    follow each other in the batch go together: their product, summed over dimensions, mean over
+    the pairs.
+    """
+
+    recipe = Recipe(gamma=1.0, alpha=0.0, beta=0.02)
+
+    @dataclass(frozen=True)
+    class Options:
+        feat_dim: int = option(128, "dimensions of the shared space", parse=positive)
+
+    def __init__(self, options, setup):
+        super().__init__(options, setup)
+        self.embed_s = nn.Linear(setup.student.pooled.shape[1], options.feat_dim)
+        self.embed_t = nn.Linear(setup.teacher.pooled.shape[1], options.feat_dim)
+
+    def forward(self, student, teacher, batch):
+        return correlation(self.embed_s(student.pooled), self.embed_t(teacher.pooled))
+
+
+def correlation(s: Tensor, t: Tensor) -> Tensor:
+    """(B, D), (B, D) -> scalar; 0 for a batch of one, which has no pair."""
+    distance = (s - t).abs()
+    together = (distance[:-1] * distance[1:]).sum(dim=1)  # (B - 1,)
+    return together.sum() / max(1, len(together))

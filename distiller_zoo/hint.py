@@ -1,0 +1,47 @@
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from helper.options import count, option
+from models.adapters import Regressor
+from models.base import Features
+
+from . import METHODS
+from .base import Distiller, Recipe
+
+
+@METHODS.register("hint")
+class Hint(Distiller):
+    """Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015 (eq. 3).
+
+    The student's map of one layer, through a convolutional regressor, is to equal the teacher's:
+    mean squared error.
+    """
+
+    recipe = Recipe(gamma=1.0, alpha=0.0, beta=100.0)
+
+    @dataclass(frozen=True)
+    class Options:
+        hint_layer: int = option(2, "stage to compare, counted from 1; 0 is the stem", parse=count)
+
+    def __init__(self, options, setup):
+        super().__init__(options, setup)
+        s, t = (self.layer(shown, who) for shown, who in
+                ((setup.student, "student"), (setup.teacher, "teacher")))  # fmt: skip
+        self.regressor = Regressor(s.shape, t.shape)
+
+    def layer(self, shown: Features, who: str) -> Tensor:
+        """The map to compare: (B, C, H, W)"""
+        maps = [shown.stem, *shown.stages] if shown.stages else []
+        if self.options.hint_layer >= len(maps):
+            shapes = ", ".join(f"{i} {tuple(m.shape[1:])}" for i, m in enumerate(maps)) or "no maps"
+            raise ValueError(
+                f"the {who} has no layer {self.options.hint_layer}; it has {shapes}: "
+                "choose another --hint_layer"
+            )
+        return maps[self.options.hint_layer]
+
+    def forward(self, student, teacher, batch):
+        s, t = self.layer(student, "student"), self.layer(teacher, "teacher")
+        return F.mse_loss(self.regressor(s), t)
