@@ -18,7 +18,7 @@ EPS = 1e-7
 
 @METHODS.register("crd")
 class CRD(Distiller):
-    """Tian et al., Contrastive Representation Distillation, ICLR 2020 (eq. 10-19).
+    """Tian et al., Contrastive Representation Distillation, ICLR 2020.
 
     A student's vector has to tell the teacher's vector of the same sample from those of k samples
     of other classes, and a teacher's vector the student's, by noise-contrastive estimation. Vectors

@@ -1,4 +1,4 @@
-"""CRD as the paper writes it (Tian et al., ICLR 2020, eq. 10-19), the slow way.
+"""CRD as the paper writes it (Tian et al., ICLR 2020), the slow way.
 
 B batch, k negatives, N samples, D dimensions.
 """
