@@ -9,7 +9,8 @@ from helper.options import not_negative, option
 from . import METHODS
 from .base import Distiller, Recipe
 
-LEAST = 1e-12  # of a squared distance
+LEAST = 1e-12  # of a squared distance, before its root
+TINY = 1e-30  # keeps the slope of a root that is not used finite
 
 
 @METHODS.register("rkd")
@@ -40,21 +41,21 @@ def rkd(s: Tensor, t: Tensor, w_d: float, w_a: float) -> Tensor:
 
 
 def squared_distances(gram: Tensor) -> Tensor:
-    """Of all rows of x, from x @ x.T: (B, B) -> (B, B), not below 1e-12.
+    """Of all rows of x, from x @ x.T: (B, B) -> (B, B).
 
-    What is left of equal rows by rounding is cut off: it has no meaning and a huge gradient.
+    What rounding leaves of equal rows is 0: it has no meaning, and would have a huge gradient.
     """
     length = gram.diagonal()
     both = length[:, None] + length
     squared = both - 2 * gram
     rounding = 16 * torch.finfo(gram.dtype).eps * both
-    return torch.where(squared > rounding, squared, squared.new_tensor(LEAST)).clamp_min(LEAST)
+    return torch.where(squared > rounding, squared, squared.new_zeros(()))
 
 
 def distances(x: Tensor) -> Tensor:
     """(B, C) -> (B, B), divided by the mean of those above 0; the diagonal is 0."""
     x = x - x.mean(dim=0)  # moves nothing, and keeps digits
-    distance = squared_distances(x @ x.T).sqrt()
+    distance = squared_distances(x @ x.T).clamp_min(LEAST).sqrt()
     distance = distance * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device))
     above = distance > 0
     return distance / (distance.sum() / above.sum().clamp_min(1)).clamp_min(LEAST)
@@ -69,6 +70,6 @@ def angles(x: Tensor) -> Tensor:
     x = x - x.mean(dim=0)
     gram = x @ x.T
     squared = squared_distances(gram)
-    per_length = torch.where(squared > LEAST, squared.rsqrt(), squared.new_zeros(()))  # (B, B)
+    per_length = squared.clamp_min(TINY).rsqrt().where(squared > 0, squared.new_zeros(()))
     ways = gram - gram[:, :, None] - gram[:, None, :] + gram.diagonal()[:, None, None]
     return ways * (per_length[:, :, None] * per_length[:, None, :])
