@@ -1,4 +1,4 @@
-"""Arithmetic on rows of logits, shared by the logit methods. M rows, K classes.
+"""Arithmetic on rows, shared by several methods. M rows, K classes, C channels.
 
 All of it stays in log space: a probability that underflows costs what its logarithm says.
 """
@@ -37,3 +37,10 @@ def check_others(classes: int) -> None:
             f"with {classes} classes there is one other class than the target, so its share of the "
             "others is always 1 and that term teaches nothing: use --distill kd"
         )
+
+
+def unit(x: Tensor, least: float = 1e-6) -> Tensor:
+    """(M, C) -> (M, C): rows of length 1; a shorter row than `least` is 0, without a gradient."""
+    squared = x.square().sum(dim=1, keepdim=True)  # (M, 1)
+    per_length = squared.clamp_min(least**2).rsqrt()
+    return x * torch.where(squared > least**2, per_length, 0)

@@ -1,0 +1,56 @@
+import torch
+import torch.nn.functional as F
+
+from distiller_zoo.mlkd import MORE_TEMPERATURES, product_gap, share_below_median
+from distiller_zoo.rows import kl
+from distiller_zoo.views import z_score
+
+from . import ADAPTERS, Subject
+
+
+def samples(s, t, T):
+    """(B, K), (B, K) -> (B,)"""
+    return product_gap(F.softmax(s / T, dim=1)[None], F.softmax(t / T, dim=1)[None])[0]
+
+
+def classes(s, t, T):
+    """(B, K), (B, K) -> (K,)"""
+    return product_gap(F.softmax(s / T, dim=1).T[None], F.softmax(t / T, dim=1).T[None])[0]
+
+
+@ADAPTERS.register("mlkd")
+def mlkd(case):
+    if case.hyper["piece"] == "full":
+        return Subject(lambda: full(case))
+    piece = {"kd": kl, "cc": classes, "bc": samples}[case.hyper["piece"]]
+    s, t = case["logit_s"], case["logit_t"]
+    if case.hyper["logit_stand"]:
+        s, t = z_score(s), z_score(t)
+
+    def call():
+        return {"loss": piece(s, t, case.hyper["temperature"]).mean()}
+
+    return Subject(call)
+
+
+def full(case):
+    """Two augmentations of each image; the method has one view, which is taken for both.
+
+    The reference takes the weak one for the strong one at temperatures 2 and 6.
+    """
+    h, T = case.hyper, case.hyper["temperature"]
+    weak, strong = ((case[f"logit_s_{v}"], case[f"logit_t_{v}"]) for v in ("weak", "strong"))
+    ce = F.cross_entropy(weak[0], case["target"]) + F.cross_entropy(strong[0], case["target"])
+    q = F.softmax(weak[1], dim=1)
+    unsure = share_below_median(q.amax(dim=1)[None])[0]
+    rare = share_below_median(q.sum(dim=0)[None])[0]
+    every = (T, *MORE_TEMPERATURES)
+    cc = rare * sum(classes(*weak, T).mean() for T in every)
+    bc = unsure * sum(samples(*weak, T).mean() for T in every)
+    if h["logit_stand"]:
+        weak, strong = (tuple(map(z_score, view)) for view in (weak, strong))
+    kd = unsure * sum(kl(*weak, T).mean() for T in every)
+    kd += sum(kl(*strong, T).mean() for T in (T, 3, 5)) + sum(kl(*weak, T).mean() for T in (2, 6))
+    kd, cc, bc = (h["kd_weight"] * part for part in (kd, cc, bc))
+    parts = torch.stack([h["ce_weight"] * ce, kd, cc, bc])
+    return {"loss": parts.sum(), "loss_parts": parts}
