@@ -1,0 +1,77 @@
+"""The slow forms that the benchmarks time give the reference numbers too."""
+
+import pytest
+import torch.nn.functional as F
+
+from benchmarks.literal import dkd, ega, itrd, mlkd, nkd, rld, wsld
+from distiller_zoo.views import z_score
+from tests.adapters import Case, index
+
+
+def on_dkd(case, h):
+    s, t = logits(case)
+    return dkd.dkd(s, t, case["target"], h["alpha"], h["beta"], h["temperature"])
+
+
+def on_rld(case, h):
+    s, t = logits(case)
+    temperatures = h["temperature"], h["alpha_temperature"]
+    return rld.rld(s, t, case["target"], h["alpha"], h["beta"], *temperatures)
+
+
+def on_nkd(case, h):
+    s, t = logits(case)
+    return nkd.nkd(s, t, case["target"], h["gamma"], h["temperature"], h["drop_target"])
+
+
+def on_wsld(case, h):
+    s, t = logits(case)
+    soft = wsld.wsld(s, t, case["target"], h["temperature"])
+    return F.cross_entropy(s, case["target"]) + h["alpha"] * soft
+
+
+def on_mlkd(case, h):
+    if h["piece"] != "full":
+        piece = {"kd": mlkd.kd, "cc": mlkd.classes, "bc": mlkd.samples}[h["piece"]]
+        return piece(*logits(case), h["temperature"])
+    views = [case[f"logit_{who}_{view}"] for view in ("weak", "strong") for who in "st"]
+    loss = h["kd_weight"] * mlkd.mlkd(
+        *views, h["temperature"], z_score if h["logit_stand"] else lambda x: x
+    )
+    hard = [F.cross_entropy(case[f"logit_s_{v}"], case["target"]) for v in ("weak", "strong")]
+    return h["ce_weight"] * sum(hard) + loss
+
+
+def on_ega(case, h):
+    return ega.ega(case["f_s"], case["f_t"], h["node_weight"], h["edge_weight"])
+
+
+def on_itrd(case, h):
+    s, t = case["f_s"], case["f_t"]
+    mapped = F.linear(s, case.state("embed.weight"), case.state("embed.bias"))
+    shared = itrd.mutual(s if s.shape == t.shape else mapped, t)
+    return shared + itrd.correlation(mapped, t, h["alpha_it"])
+
+
+def logits(case):
+    s, t = case["logit_s"], case["logit_t"]
+    return (z_score(s), z_score(t)) if case.hyper.get("logit_stand") else (s, t)
+
+
+FORMS = {
+    "dkd": on_dkd,
+    "rld": on_rld,
+    "nkd": on_nkd,
+    "wsld": on_wsld,
+    "mlkd": on_mlkd,
+    "ega": on_ega,
+    "itrd": on_itrd,
+}
+CASES = [e for e in index()["cases"] if e["method"] in FORMS and e["hyper"].get("reduce", True)]
+
+
+@pytest.mark.parametrize("entry", CASES, ids=lambda e: f"{e['method']}-{e['case']}")
+def test_literal_form_equals_reference(entry):
+    case = Case(entry)
+    loss = FORMS[entry["method"]](case, case.hyper)
+    assert loss.item() == pytest.approx(float(case.expected("loss")), rel=1e-9)
