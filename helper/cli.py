@@ -1,5 +1,6 @@
 """The command lines: general flags, then those of what was chosen."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -45,9 +46,15 @@ class StudentOptions:
     model_t: str = option("", "teacher (default: what --path_t says, else resnet32x4)")
     path_t: str = option("", "checkpoint of the teacher (default: the published one, fetched)")
     # Without a value of their own: the method's recipe has it.
-    gamma: float | None = option(None, "weight of cross-entropy", "-r", parse=not_negative)
-    alpha: float | None = option(None, "weight of KD", "-a", parse=not_negative)
-    beta: float | None = option(None, "weight of the method", "-b", parse=not_negative)
+    gamma: float | None = option(
+        None, "weight of cross-entropy (default: the method's)", "-r", parse=not_negative
+    )
+    alpha: float | None = option(
+        None, "weight of KD (default: the method's)", "-a", parse=not_negative
+    )
+    beta: float | None = option(
+        None, "weight of the method (default: its own)", "-b", parse=not_negative
+    )
     warmup: int | None = option(
         None, "epochs over which the method's weight grows to its value", parse=count
     )
@@ -230,6 +237,9 @@ def main(command: Callable[[Sequence[str]], Any]) -> None:
         except UserError as error:
             print(f"error: {one_line(error)}", file=sys.stderr)
             raise SystemExit(2) from None
+        except BrokenPipeError:  # whoever read the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
         except BaseException as error:
             if not interrupted(error):
                 raise

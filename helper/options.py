@@ -15,6 +15,7 @@ from typing import Any
 
 from helper.errors import UserError
 
+METAVARS = {bool: "on|off", int: "N", float: "X", tuple: "N,N"}
 TRUE, FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
@@ -123,7 +124,7 @@ class Parser(argparse.ArgumentParser):
             dest=f.name,
             type=parse,
             choices=f.metadata["choices"],
-            metavar=None if f.metadata["choices"] else f.name.split("_")[-1].upper(),
+            metavar=None if f.metadata["choices"] else METAVARS.get(kind, f.name.upper()),
             help=text.replace("%", "%%"),
             **how,
         )
