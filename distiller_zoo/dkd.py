@@ -15,10 +15,15 @@ OTHERS = {
     ("vgg13", "vgg8"): 6.0,
     ("vgg13", "MobileNetV2"): 6.0,
 }
-# The same behind scale decoupling (Wei et al., CVPR 2024, published configurations).
-OTHERS_OF_REGIONS = OTHERS | {
-    ("resnet110", "resnet20"): 2.0,
+# The same behind scale decoupling (Wei et al., CVPR 2024, published configurations), where some
+# teachers have one weight for all their students.
+OTHERS_OF_REGIONS = {
+    "vgg13": 6.0,
+    "resnet56": 2.0,
+    "resnet110": 2.0,
     ("wrn_40_2", "MobileNetV2"): 6.0,
+    ("wrn_40_2", "wrn_16_2"): 6.0,
+    ("wrn_40_2", "wrn_40_1"): 6.0,
 }
 # Base temperature, weight, others term under logit standardization (Sun et al., CVPR 2024).
 STANDARDIZED = {
@@ -63,8 +68,9 @@ class DKD(LogitDistiller):
         if "logit_stand" in views and pair in STANDARDIZED:
             base_temp, kd_weight, others = STANDARDIZED[pair]
             return {"base_temp": base_temp, "kd_weight": kd_weight, "dkd_others": others}
-        others = OTHERS_OF_REGIONS if "sdd" in views else OTHERS
-        return {"dkd_others": others[pair]} if pair in others else {}
+        table = OTHERS_OF_REGIONS if "sdd" in views else OTHERS
+        others = table.get(pair, table.get(teacher))
+        return {} if others is None else {"dkd_others": others}
 
     def per_row(self, student, teacher, labels):
         """(M, K), (M, K), (M,) -> (M,)"""

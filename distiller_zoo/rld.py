@@ -50,5 +50,5 @@ class RLD(LogitDistiller):
 
 
 def family(network: str) -> str:
-    """'resnet32x4' -> 'resnet', 'wrn_40_2' -> 'wrn'"""
-    return re.match(r"[A-Za-z]*", network)[0]
+    """'resnet32x4' -> 'resnet', 'wrn_40_2' -> 'wrn', 'torchvision:resnet18' -> 'resnet'"""
+    return re.match(r"[A-Za-z]*", network.split(":")[-1])[0]

@@ -74,6 +74,9 @@ def test_settings_of_single_pairs():
     assert others("resnet56", "resnet20").dkd_others == 2
     assert others("wrn_40_2", "MobileNetV2").dkd_others == 8
     assert others("wrn_40_2", "MobileNetV2", "--sdd 1,2,4").dkd_others == 6
+    assert others("vgg13", "ShuffleV1", "--sdd 1,2,4").dkd_others == 6
+    assert others("resnet110", "resnet20", "--sdd 1,2").dkd_others == 2
+    assert others("resnet32x4", "resnet8x4", "--sdd 1,2").dkd_others == 8
     assert others("vgg13", "vgg8", "--dkd_others 3").dkd_others == 3
     options = others("resnet56", "resnet20", "--logit_stand")
     assert (options.kd_T, options.beta, options.dkd_others, options.warmup) == (3, 18, 2, 20)

@@ -57,3 +57,4 @@ def test_settings():
     assert settings("--model_t resnet32x4 --model_s resnet8x4") == (5, 6)
     assert settings("--model_t resnet32x4 --model_s ShuffleV2") == (2, 9)
     assert family("wrn_40_2") == "wrn"
+    assert family("torchvision:resnet18") == family("resnet20") != family("torchvision:vgg11")
