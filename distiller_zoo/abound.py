@@ -1,5 +1,7 @@
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,58 +11,52 @@ from models.adapters import Regressor
 from . import METHODS
 from .base import Distiller, Recipe, check_stages
 
-SCALE = 3 / 1000  # of the published code
-
 
 @METHODS.register("abound")
-class ActivationBoundaries(Distiller):
-    """Heo et al., Knowledge Transfer via Distillation of Activation Boundaries, AAAI 2019 (eq. 7).
+class ActivationBoundary(Distiller):
+    """Heo et al., Knowledge Transfer via Distillation of Activation Boundaries, AAAI 2019.
 
-    Which neurons are on? Where the teacher's pre-activation is above 0 the student's should be
-    above the margin, elsewhere below minus the margin: squared hinge, summed over the map, mean
-    over the batch, twice the weight from one stage to the next.
-
-    It has a first stage only, which trains the connectors and the student's features; afterwards
-    -b has no effect.
+    A first stage alone: where a neuron of the teacher is on, the student's is to exceed a margin,
+    where it is off, to stay below minus the margin; a squared hinge, read before the activation.
+    Sum over a map, mean over the batch, times 3/1000; a stage counts half of the next deeper one.
+    Connectors bring the student's maps to the teacher's shape. Afterwards the student learns
+    from the labels (and `-a`): there the loss is zero, whatever `-b` says.
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0)
 
     @dataclass(frozen=True)
     class Options:
-        ab_margin: float = option(1.0, "distance from 0 to keep", parse=positive_number)
+        ab_margin: float = option(1.0, "margin around the boundary", parse=positive_number)
 
     def __init__(self, options, setup):
         super().__init__(options, setup)
         check_stages(setup)
-        pairs = zip(setup.student.preacts, setup.teacher.preacts)
-        self.connectors = nn.ModuleList(connector(s.shape, t.shape) for s, t in pairs)
+        self.connectors = nn.ModuleList(
+            nn.Identity() if s.shape == t.shape else Regressor(s.shape, t.shape, relu=False)
+            for s, t in zip(setup.student.preacts, setup.teacher.preacts)
+        )
 
     def forward(self, student, teacher, batch):
-        return 0 * student.logits.sum()  # all was learned in the first stage
+        return student.logits.new_zeros(())
 
     def first_stage(self, student):
         return [*self.connectors.parameters(), *student.feature_parameters()]
 
     def first_stage_loss(self, student, teacher, batch):
         connected = [f(s) for f, s in zip(self.connectors, student.preacts)]
-        return sum(boundary_losses(connected, teacher.preacts, self.options.ab_margin))
+        teacher = teacher.preacts[: len(connected)]
+        return torch.stack(parts(connected, teacher, self.options.ab_margin)).sum()
 
 
-def connector(student: tuple[int, ...], teacher: tuple[int, ...]) -> nn.Module:
-    """From the shape of a student's map to the teacher's; nothing where they are equal."""
-    same = student[1:] == teacher[1:]
-    return nn.Identity() if same else Regressor(student, teacher, relu=False)
+def parts(student: Sequence[Tensor], teacher: Sequence[Tensor], margin: float) -> list[Tensor]:
+    """Maps (B, C, H, W) of n stages, in equal shapes -> weighted loss of each stage."""
+    n, pairs = len(student), zip(student, teacher, strict=True)
+    return [2.0 ** (i - n) * stage_loss(s, t, margin) for i, (s, t) in enumerate(pairs, start=1)]
 
 
-def boundary_losses(s: list[Tensor], t: list[Tensor], margin: float) -> list[Tensor]:
-    """Pre-activations (B, C, H, W) of n stages -> their n weighted losses."""
-    pairs = list(zip(s, t))
-    weights = [2.0 ** (i - len(pairs) + 1) for i in range(len(pairs))]
-    return [SCALE * w * hinge(a, b, margin) / len(a) for w, (a, b) in zip(weights, pairs)]
-
-
-def hinge(s: Tensor, t: Tensor, margin: float) -> Tensor:
-    """(B, C, H, W), (B, C, H, W) -> scalar: squared distance to the right side, summed."""
-    towards = (t > 0).to(s.dtype).mul_(2).sub_(1)  # 1 where the teacher is on, else -1
-    return F.relu(margin - towards * s).square().sum()
+def stage_loss(s: Tensor, t: Tensor, margin: float) -> Tensor:
+    """Maps (B, C, H, W) before their activation -> scalar. A teacher's value of 0 is off."""
+    with torch.no_grad():  # the nearest map on the right side: the hinge is the distance to it
+        right = torch.where(t > 0, s.clamp(min=margin), s.clamp(max=-margin))
+    return F.mse_loss(s, right, reduction="sum") * (3 / 1000 / len(s))

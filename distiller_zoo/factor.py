@@ -8,83 +8,93 @@ from helper.options import option, positive, positive_number
 from models.adapters import to_smaller
 
 from . import METHODS
+from .attention import attention
 from .base import Distiller, Recipe, check_stages
 
-SLOPE = 0.1  # of the leaky ReLUs
-SLOW = {"ResNet", "WideResNet"}  # students whose first stage has the rate 0.01
+SLOPE = 0.1  # of the leaky ReLU below zero
+RATE_OF_RESNETS = 0.01  # learning rate of the paraphraser beside a resnet or wrn student
 
 
 @METHODS.register("factor")
 class FactorTransfer(Distiller):
-    """Kim et al., Paraphrasing Complex Network: ... via Factor Transfer, NeurIPS 2018.
+    """Kim et al., Paraphrasing Complex Network: Network Compression via FT, NeurIPS 2018.
 
-    A paraphraser squeezes the teacher's last stage into factors, learned in a first stage by
-    reconstruction; a translator of the student's last stage learns the same factors (eq. 4): mean
-    difference of their attention maps.
+    First stage: a paraphraser learns to reconstruct the teacher's last map from fewer channels,
+    the teacher's factor. Afterwards it is frozen, and a translator beside the student makes
+    a factor of the student's last map: mean of |difference|^p2 of the unit attention maps (power
+    p1) of both factors.
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=200.0)
 
     @dataclass(frozen=True)
     class Options:
-        ft_k: float = option(0.5, "channels of a factor over the teacher's", parse=positive_number)
-        ft_p1: int = option(2, "power of a factor in its attention", parse=positive)
-        ft_p2: int = option(1, "power of the difference", parse=positive)
+        ft_k: float = option(
+            0.5, "channels of a factor, in shares of the teacher's", parse=positive_number
+        )
+        ft_p1: int = option(2, "power of an activation in a factor's attention", parse=positive)
+        ft_p2: int = option(1, "power of the difference of factors", parse=positive)
 
     def __init__(self, options, setup):
         super().__init__(options, setup)
         check_stages(setup)
-        c_s, c_t = (f.stages[-1].shape[1] for f in (setup.student, setup.teacher))
-        self.paraphraser = Paraphraser(c_t, options.ft_k)
-        self.translator = Translator(c_s, self.paraphraser.factors)
-        self.slow = type(setup.student_net).__name__ in SLOW
+        c_s, c_t = setup.student.stages[-1].shape[1], setup.teacher.stages[-1].shape[1]
+        factors = max(1, int(c_t * options.ft_k))
+        self.paraphraser = Paraphraser(c_t, factors)
+        self.translator = Translator(c_s, factors)
+        self.slow = type(setup.student_net).__name__ in ("ResNet", "WideResNet")
 
     def forward(self, student, teacher, batch):
-        with torch.no_grad():  # the paraphraser has learned; it has no BatchNorm that could move
-            wanted = self.paraphraser.encoder(teacher.stages[-1])
-        factor = self.translator.encoder(student.stages[-1])
-        return difference(factor, wanted, self.options.ft_p1, self.options.ft_p2)
+        with torch.no_grad():
+            factor_t = self.paraphraser.encoder(teacher.stages[-1])
+        factor_s = self.translator(student.stages[-1])
+        return distance(factor_s, factor_t, self.options.ft_p1, self.options.ft_p2)
 
     def first_stage(self, student):
         return self.paraphraser.parameters()
 
     def first_stage_rate(self, rate):
-        return 0.01 if self.slow else rate
+        return RATE_OF_RESNETS if self.slow else rate
 
     def first_stage_loss(self, student, teacher, batch):
-        last = teacher.stages[-1]
-        return F.mse_loss(self.paraphraser.decoder(self.paraphraser.encoder(last)), last)
+        return self.paraphraser.error(teacher.stages[-1])
+
+
+def distance(factor_s: Tensor, factor_t: Tensor, p1: int = 2, p2: int = 1) -> Tensor:
+    """Factors (B, C, H, W), (B, C', H', W') -> scalar, on the smaller of the two sizes."""
+    factor_s, factor_t = to_smaller(factor_s, factor_t)
+    difference = attention(factor_s, p1) - attention(factor_t, p1)  # (B, H * W)
+    return difference.abs().pow(p2).mean()
 
 
 class Paraphraser(nn.Module):
-    """(B, C, H, W) -> factors (B, k * C, H, W), and back. Without BatchNorm, as published."""
-
-    def __init__(self, channels: int, k: float):
-        super().__init__()
-        self.factors = int(channels * k)
-        widths = (channels, channels, self.factors, self.factors)
-        self.encoder = stack(nn.Conv2d, widths)
-        self.decoder = stack(nn.ConvTranspose2d, widths[::-1])
-
-
-class Translator(nn.Module):
-    """(B, C, H, W) -> factors (B, F, H, W)"""
+    """Three convolutions to a factor, three transposed ones back; no BatchNorm."""
 
     def __init__(self, channels: int, factors: int):
         super().__init__()
-        self.encoder = stack(nn.Conv2d, (channels, channels, factors, factors), norm=nn.BatchNorm2d)
+        self.encoder = stack(nn.Conv2d, channels, channels, factors, factors)
+        self.decoder = stack(nn.ConvTranspose2d, factors, factors, channels, channels)
+
+    def error(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> scalar: mean squared error of its reconstruction."""
+        return F.mse_loss(self.decoder(self.encoder(x)), x)
 
 
-def stack(convolution: type, widths: tuple[int, ...], norm: type | None = None) -> nn.Sequential:
-    """3x3 convolutions from each width to the next, each behind it: a norm and a leaky ReLU."""
+class Translator(nn.Module):
+    """Three convolutions and BatchNorms from a student's map to a factor."""
+
+    def __init__(self, channels: int, factors: int):
+        super().__init__()
+        self.encoder = stack(nn.Conv2d, channels, channels, factors, factors, norm=nn.BatchNorm2d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W)"""
+        return self.encoder(x)
+
+
+def stack(kind: type, *channels: int, norm: type = nn.Identity) -> nn.Sequential:
+    """3x3 convolutions of that kind from each number of channels to the next."""
     layers = []
-    for c_in, c_out in zip(widths, widths[1:], strict=False):
-        after = norm(c_out) if norm else nn.Identity()
-        layers += [convolution(c_in, c_out, 3, padding=1), after, nn.LeakyReLU(SLOPE)]
+    for c_in, c_out in zip(channels, channels[1:], strict=False):
+        layers += [kind(c_in, c_out, 3, padding=1), norm(c_out), nn.LeakyReLU(SLOPE, inplace=True)]
     return nn.Sequential(*layers)
-
-
-def difference(s: Tensor, t: Tensor, p1: int, p2: int) -> Tensor:
-    """Factors (B, C, H, W), (B, C', H', W') -> scalar, on the smaller of the two sizes."""
-    s, t = (F.normalize(x.pow(p1).mean(dim=1).flatten(1), dim=1) for x in to_smaller(s, t))
-    return (s - t).abs().pow(p2).mean()

@@ -1,9 +1,11 @@
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.adapters import to_smaller
-from models.base import Features
+from models.base import Features, Maps
 
 from . import METHODS
 from .base import Distiller, Recipe, check_stages
@@ -13,50 +15,56 @@ from .base import Distiller, Recipe, check_stages
 class FSP(Distiller):
     """Yim et al., A Gift from Knowledge Distillation, CVPR 2017 (eq. 1-2).
 
-    How does one layer's map flow into the next? Mean squared difference of the matrices of inner
-    products between the channels of neighbouring maps, summed over the neighbours.
+    A first stage alone: how does a stage turn its input into its output? The flow matrix (FSP) of
+    two neighbouring maps is the mean over the positions of their outer product; mean squared
+    difference of these matrices, summed over the stem and the stages. Afterwards the student learns
+    from the labels (and `-a`): there the loss is zero, whatever `-b` says.
 
-    It has a first stage only, which trains the student's features; afterwards -b has no effect.
-    Raises ValueError where the networks' channels differ.
+    Raises ValueError where maps to compare differ in channels.
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=50.0)
 
+    @dataclass(frozen=True)
+    class Options:
+        pass
+
     def __init__(self, options, setup):
         super().__init__(options, setup)
-        check_stages(setup)
-        s, t = (tuple(x.shape[1] for x in maps(f)) for f in (setup.student, setup.teacher))
-        if s != t:
+        self.maps = 1 + check_stages(setup)
+        s, t = self.chain(setup.student), self.chain(setup.teacher)
+        if [m.shape[1] for m in s] != [m.shape[1] for m in t]:
+            shapes = [", ".join(str(tuple(m.shape[1:])) for m in maps) for maps in (s, t)]
             raise ValueError(
-                f"FSP compares matrices of channels, and they differ: student {s}, teacher {t}; "
-                "take networks of one family and width, or another method"
+                f"stem and stages of the student are {shapes[0]}, of the teacher {shapes[1]}: fsp "
+                "needs as many channels in each; choose networks of one family and width, or "
+                "--distill abound, which has connectors"
             )
 
+    def chain(self, shown: Features) -> Maps:
+        """The maps that flow into one another."""
+        return (shown.stem, *shown.stages)[: self.maps]
+
     def forward(self, student, teacher, batch):
-        return 0 * student.logits.sum()  # all was learned in the first stage
+        return student.logits.new_zeros(())
 
     def first_stage(self, student):
         return student.feature_parameters()
 
     def first_stage_loss(self, student, teacher, batch):
-        return sum(flow_losses(maps(student), maps(teacher)))
+        return torch.stack(parts(self.chain(student), self.chain(teacher))).sum()
 
 
-def maps(shown: Features) -> list[Tensor]:
-    return [shown.stem, *shown.stages]
+def parts(student: Maps, teacher: Maps) -> list[Tensor]:
+    """Maps (B, C, H, W) each, in network order -> one scalar for each two neighbours."""
+    return [F.mse_loss(s, t) for s, t in zip(flows(student), flows(teacher), strict=True)]
 
 
-def flow_losses(s: list[Tensor], t: list[Tensor]) -> list[Tensor]:
-    """Maps (B, C, H, W) in network order -> a scalar for each two neighbours."""
-    return [F.mse_loss(a, b) for a, b in zip(flows(s), flows(t), strict=True)]
-
-
-def flows(maps: list[Tensor]) -> list[Tensor]:
-    """(B, C, H, W) each -> (B, C, C') for each two neighbours, on the smaller of the two sizes."""
-    return [flow(a, b) for a, b in zip(maps, maps[1:], strict=False)]
+def flows(maps: Maps) -> list[Tensor]:
+    """Maps (B, C, H, W), (B, C', H', W'), ... -> matrices (B, C, C'), one less than maps."""
+    return [flow(*to_smaller(a, b)) for a, b in zip(maps, maps[1:], strict=False)]
 
 
 def flow(a: Tensor, b: Tensor) -> Tensor:
-    """(B, C, H, W), (B, C', H', W') -> (B, C, C')"""
-    a, b = (x.flatten(2) for x in to_smaller(a, b))
-    return torch.bmm(a, b.mT) / a.shape[2]
+    """(B, C, H, W), (B, C', H, W) -> (B, C, C')"""
+    return a.flatten(2) @ b.flatten(2).mT / (a.shape[2] * a.shape[3])
