@@ -15,7 +15,7 @@ UNLIKELY = 0.001  # share of negative values below which the margin is three dev
 
 @METHODS.register("ofd")
 class OFD(Distiller):
-    """Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019 (eq. 2-4).
+    """Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019.
 
     The student's pre-activations, through a connector, follow the teacher's, cut off below at a
     margin a channel: what its BatchNorm gives on average where it gives less than 0. Where both lie

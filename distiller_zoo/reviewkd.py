@@ -16,7 +16,7 @@ WIDEST = 512  # channels in which maps are fused
 
 @METHODS.register("reviewkd")
 class ReviewKD(Distiller):
-    """Chen et al., Distilling Knowledge via Knowledge Review, CVPR 2021 (eq. 6, figures 2-4).
+    """Chen et al., Distilling Knowledge via Knowledge Review, CVPR 2021.
 
     The student's stages, from the deepest on, are fused one into the next shallower by attention;
     each fusion is to equal the teacher's stage, on the map and on poolings of it (hierarchical
