@@ -19,8 +19,8 @@ class KDSVD(Distiller):
 
     The strongest right singular vectors of each stage's map (one entry a channel), the student's
     matched with the teacher's; between neighbouring stages, a radial basis function of each two
-    entries. Squared differences of the student's and the teacher's, summed over entries, vectors and
-    stages, mean over the batch.
+    entries. Squared differences of the student's and the teacher's, summed over entries, vectors
+    and stages, mean over the batch.
 
     A singular vector has no sign, and the function depends on it: here its entries sum to at least
     0, which the strongest vector of a map after ReLU does in any case.

@@ -77,7 +77,7 @@ def ofd(student: list[Tensor], teacher: list[Tensor], margins: list[Tensor]) -> 
 
 
 def partial_l2(s: Tensor, t: Tensor, low: Tensor) -> Tensor:
-    """(B, C, H, W), (B, C, H, W), (1, C, 1, 1) -> scalar, summed over the map, mean of the batch."""
+    """(B, C, H, W) twice, (1, C, 1, 1) -> scalar, summed over a map, mean of the batch."""
     t = torch.maximum(t, low)
     asked = (s > t) | (t > 0)
     return ((s - t) * asked).square().sum() / len(s)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 
 def kdsvd(f_s, f_t, k=1):
-    """Lists of maps (B, C, H, W) -> scalar. Vectors are turned so that their entries sum to >= 0."""
+    """Lists of maps (B, C, H, W) -> scalar. Vectors are turned to a sum of at least 0."""
     loss, before = 0.0, None
     for s, t in zip(f_s, f_t, strict=True):
         (_, v_s), (values, v_t) = decomposed(s, k + 3), decomposed(t, k)
