@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -62,3 +63,15 @@ def test_trains_and_resumes_bit_for_bit(name, run, tmp_path, monkeypatch):
         assert whole["task"].keys() == resumed["task"].keys()
         for key, value in whole["task"].items():
             assert torch.equal(value, resumed["task"][key]), key
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_is_finite_in_half_precision(name, run, tmp_path):
+    """Losses are computed in float32 whatever the networks compute in."""
+    torch.manual_seed(5)
+    torch.save({"model": MODELS["resnet14"](4).state_dict()}, tmp_path / "teacher.pth")
+    run(line_of(name).replace("epochs 2", "epochs 1") + " --amp bf16")
+    (folder,) = (tmp_path / "save" / "student_model").iterdir()
+    numbers = json.loads((folder / "run.json").read_text())["last"]
+    assert math.isfinite(numbers["train_loss"])
+    assert math.isfinite(numbers["test_loss"])
