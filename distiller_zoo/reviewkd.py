@@ -51,15 +51,24 @@ class ReviewKD(Distiller):
         return sum(context_losses(review(self.fusions, self.levels(student), wanted), wanted))
 
 
+class Norm(nn.BatchNorm2d):
+    """BatchNorm that takes its running statistics where a batch has one value a channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)"""
+        if self.training and x[:, 0].numel() == 1:
+            mean, var = self.running_mean, self.running_var
+            return F.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
 class Fusion(nn.Module):
     """Attention-based fusion of a stage with what came from the stage below it."""
 
     def __init__(self, c_in: int, middle: int, c_out: int, fuse: bool):
         super().__init__()
-        self.conv1 = nn.Sequential(nn.Conv2d(c_in, middle, 1, bias=False), nn.BatchNorm2d(middle))
-        self.conv2 = nn.Sequential(
-            nn.Conv2d(middle, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out)
-        )
+        self.conv1 = nn.Sequential(nn.Conv2d(c_in, middle, 1, bias=False), Norm(middle))
+        self.conv2 = nn.Sequential(nn.Conv2d(middle, c_out, 3, padding=1, bias=False), Norm(c_out))
         self.att_conv = None
         if fuse:
             self.att_conv = nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid())
