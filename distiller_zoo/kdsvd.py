@@ -4,6 +4,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from helper.options import option, positive
 
@@ -60,12 +61,18 @@ def between(front: Sequence[Tensor], back: Sequence[Tensor]) -> Tensor:
     The student's and the teacher's vectors of both stages, (B, C, k) each -> (B, k).
     """
     s, t = (relation(f, b) for f, b in zip(front, back, strict=True))
-    return (s - t).square().sum(dim=(1, 2)) / len(s)
+    return (s - t).square().sum(dim=(2, 3)) / len(s)
 
 
 def relation(front: Tensor, back: Tensor) -> Tensor:
-    """(B, C, k), (B, C', k) -> (B, C, C', k): exp of minus an eighth of the squared distances."""
-    return ((front[:, :, None] - back[:, None]).square() / -8).exp()
+    """(B, C, k), (B, C', k) -> (B, k, C, C'): exp of minus an eighth of the squared distances.
+
+    The square of a difference is a sum of three products: one matrix product makes them all.
+    """
+    a, b = front.mT[..., None], back.mT[..., None]  # (B, k, C, 1), (B, k, C', 1)
+    left = torch.cat([a.square(), torch.ones_like(a), a], dim=3)
+    right = torch.cat([torch.ones_like(b), b.square(), -2 * b], dim=3) / -8
+    return (left @ right.mT).exp_()
 
 
 def matched(s: Tensor, t: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -74,44 +81,71 @@ def matched(s: Tensor, t: Tensor, k: int) -> tuple[Tensor, Tensor]:
     To each of the teacher's comes the student's that is most along it, turned to its sign; both
     are as long as the teacher's singular value, in units of all k of them.
     """
-    v_s, _ = right_vectors(s, k + MORE)
-    v_t, strength = right_vectors(t, k)
-    cosine = v_s.detach().mT @ v_t  # (B, k + 3, k)
-    best = cosine.abs().argmax(dim=1, keepdim=True)
-    sign = torch.where(cosine.gather(1, best) < 0, -1.0, 1.0).to(t.dtype)  # (B, 1, k)
-    v_s = v_s.gather(2, best.expand(-1, v_s.shape[1], -1))
-    length = F.normalize(strength, dim=1)[:, None]
-    return v_s * sign * length, v_t * length
+    teacher, student = Decomposition(t, k), Decomposition(s, k + MORE)
+    v_t = teacher.vectors
+    v_t = v_t * sign(v_t.sum(dim=2, keepdim=True))
+    cosine = v_t @ student.vectors.mT  # (B, k, k + 3)
+    best = cosine.abs().argmax(dim=2, keepdim=True)  # (B, k, 1)
+    v_s = student.with_gradient(best) * sign(cosine.gather(2, best))
+    length = F.normalize(teacher.strength, dim=1)[:, :, None]
+    return (v_s * length).mT, (v_t * length).mT
 
 
-def right_vectors(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The n strongest right singular vectors of each map as (H * W, C), and their singular values.
+def sign(x: Tensor) -> Tensor:
+    """-1 or 1, never 0."""
+    return torch.where(x < 0, -1.0, 1.0).to(x.dtype)
 
-    (B, C, H, W) -> (B, C, n), (B, n); fewer where the map has fewer.
+
+class Decomposition:
+    """The n strongest right singular vectors of maps (B, C, H, W) as matrices (H * W, C).
+
+    `vectors` (B, n, C) and `strength` (B, n), their singular values, are constants; where a map has
+    fewer, there are fewer. M is the smaller of C and H * W, D the larger.
     """
-    x = x.flatten(2)  # (B, C, H * W)
-    by_position = x.shape[1] > x.shape[2]
-    vectors, values = eigenvectors_of_gram(x.mT if by_position else x, n)
-    if by_position:  # those of the other Gram matrix, brought over
-        vectors = F.normalize(x @ vectors, dim=1)
-    sign = torch.where(vectors.detach().sum(dim=1, keepdim=True) < 0, -1.0, 1.0).to(x.dtype)
-    return vectors * sign, values.clamp_min(0).sqrt()
+
+    def __init__(self, x: Tensor, n: int):
+        x = x.flatten(2)  # (B, C, H * W)
+        self.by_position = x.shape[1] > x.shape[2]
+        self.x = x.mT if self.by_position else x  # (B, M, D)
+        fixed = self.x.detach()
+        # (B, M) and (B, M, M): of the smaller Gram matrix, the strongest last
+        self.values, self.basis = torch.linalg.eigh(fixed @ fixed.mT)
+        self.top = self.basis[:, :, -n:].flip(2).mT.contiguous()  # (B, n, M)
+        self.vectors = self.over_channels(fixed, self.top)
+        self.strength = self.values[:, -n:].flip(1).clamp_min(0).sqrt()
+
+    def over_channels(self, x: Tensor, vectors: Tensor) -> Tensor:
+        """Eigenvectors (B, k, M) of the smaller Gram matrix -> (B, k, C)"""
+        return F.normalize(vectors @ x, dim=2) if self.by_position else vectors
+
+    def with_gradient(self, index: Tensor) -> Tensor:
+        """The vectors of an index (B, k, 1), with the gradient of these alone -> (B, k, C)"""
+        top = self.top.gather(1, index.expand(-1, -1, self.top.shape[2]))  # (B, k, M)
+        gap = self.values.flip(1)[:, :, None].gather(1, index) - self.values[:, None]  # (B, k, M)
+        # Vectors whose singular values nearly coincide turn into each other at will. There the
+        # gradient tends to 0, where that of the plain formula is infinite.
+        blur = torch.finfo(gap.dtype).eps ** (2 / 3) * self.values[:, -1, None, None] + 1e-30
+        per_gap = gap / (gap.square() + blur.square())
+        return self.over_channels(self.x, Eigenvectors.apply(self.x, self.basis, top, per_gap))
 
 
-def eigenvectors_of_gram(x: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Of x @ x.T, the n largest first: (B, M, D) -> (B, M, n), and eigenvalues (B, n).
+class Eigenvectors(torch.autograd.Function):
+    """Some eigenvectors of x @ x.T, found before, and their first-order change with x (B, M, D).
 
-    What comes out is constant but for its first-order change with x, which gives these n vectors
-    their gradient and costs no other one. Vectors whose eigenvalues nearly coincide may turn into
-    each other at will: there the gradient tends to 0 where that of the plain formula is infinite.
+    All of them are in `basis` (B, M, M), the chosen ones in `top` (B, k, M); `per_gap` (B, k, M) is
+    1 over how much larger the eigenvalue of a chosen one is. By hand, since that of `eigh` is for
+    all vectors at once and divides by zero where two eigenvalues coincide.
     """
-    fixed = x.detach()
-    values, vectors = torch.linalg.eigh(fixed @ fixed.mT)  # (B, M), (B, M, M), rising
-    top, values_top = vectors[:, :, -n:].flip(2), values[:, -n:].flip(1)  # (B, M, n), (B, n)
-    if x.requires_grad:
-        gap = values_top[:, None] - values[:, :, None]  # (B, M, n)
-        blur = torch.finfo(x.dtype).eps ** (2 / 3) * values_top[:, :1, None] + 1e-30
-        change = vectors.mT @ (x @ (x.mT @ top))  # (B, M, n)
-        change = vectors @ (change * (gap / (gap.square() + blur.square())))
-        top = top + (change - change.detach())
-    return top, values_top
+
+    @staticmethod
+    def forward(ctx, x, basis, top, per_gap):
+        ctx.save_for_backward(x, basis, top, per_gap)
+        return top.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        x, basis, top, per_gap = ctx.saved_tensors
+        turn = ((gradient @ basis) * per_gap) @ basis.mT  # (B, k, M)
+        left, right = torch.cat([top, turn], dim=1), torch.cat([turn, top], dim=1)
+        return left.mT @ (right @ x), None, None, None
