@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+import types
 
 import pytest
 import torch
@@ -257,3 +259,19 @@ def test_seeds_and_devices():
     assert torch.equal(one, torch.rand(2))
     assert pick_device("cpu").type == "cpu"
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_wandb_gets_every_epoch(run, monkeypatch):
+    logged, calls = [], []
+    wandb = types.SimpleNamespace(
+        init=lambda **how: calls.append(how) or wandb,
+        log=logged.append,
+        finish=lambda: calls.append("finish"),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    run(f"{ALONE} --epochs 2 --wandb")
+    assert [numbers["epoch"] for numbers in logged] == [1, 2]
+    assert {"train_loss", "test_acc"} <= logged[0].keys()
+    assert calls[0]["name"] == "resnet8_fake_trial_1"
+    assert calls[0]["config"]["batch_size"] == 16
+    assert calls[-1] == "finish"
