@@ -35,5 +35,4 @@ class Correlation(Distiller):
 def correlation(s: Tensor, t: Tensor) -> Tensor:
     """(B, D), (B, D) -> scalar; 0 for a batch of one, which has no pair."""
     distance = (s - t).abs()
-    together = (distance[:-1] * distance[1:]).sum(dim=1)  # (B - 1,)
-    return together.sum() / max(1, len(together))
+    return (distance[:-1] * distance[1:]).sum() / max(1, len(s) - 1)

@@ -27,8 +27,7 @@ class Hint(Distiller):
 
     def __init__(self, options, setup):
         super().__init__(options, setup)
-        s, t = (self.layer(shown, who) for shown, who in
-                ((setup.student, "student"), (setup.teacher, "teacher")))  # fmt: skip
+        s, t = self.layer(setup.student, "student"), self.layer(setup.teacher, "teacher")
         self.regressor = Regressor(s.shape, t.shape)
 
     def layer(self, shown: Features, who: str) -> Tensor:

@@ -124,8 +124,10 @@ class Decomposition:
         gap = self.values.flip(1)[:, :, None].gather(1, index) - self.values[:, None]  # (B, k, M)
         # Vectors whose singular values nearly coincide turn into each other at will. There the
         # gradient tends to 0, where that of the plain formula is infinite.
-        blur = torch.finfo(gap.dtype).eps ** (2 / 3) * self.values[:, -1, None, None] + 1e-30
-        per_gap = gap / (gap.square() + blur.square())
+        eps, tiny = torch.finfo(gap.dtype).eps, torch.finfo(gap.dtype).tiny
+        largest = self.values[:, -1, None, None].clamp_min(tiny / eps)
+        gap = gap / largest
+        per_gap = gap / (gap.square() + eps ** (4 / 3)) / largest
         return self.over_channels(self.x, Eigenvectors.apply(self.x, self.basis, top, per_gap))
 
 

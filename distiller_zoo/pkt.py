@@ -1,3 +1,4 @@
+import torch
 from torch import Tensor
 
 from . import METHODS
@@ -28,8 +29,7 @@ def pkt(s: Tensor, t: Tensor) -> Tensor:
 
 def neighbours(x: Tensor) -> Tensor:
     """(B, C) -> (B, B), rows of probabilities. A zero row is like nothing."""
-    # The root has no slope at 0: a floor far below EPS keeps a zero row's gradient finite.
-    length = x.square().sum(dim=1, keepdim=True).clamp_min(1e-30).sqrt()
-    x = x / (length + EPS)
-    cosine = (x @ x.T + 1) / 2
-    return cosine / cosine.sum(dim=1, keepdim=True)
+    # The norm of a zero row has gradient 0, where that of a root of its square is NaN.
+    x = x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + EPS)
+    similar = x @ x.T + 1  # half of it is in [0, 1], and the half cancels
+    return similar / similar.sum(dim=1, keepdim=True)

@@ -32,12 +32,13 @@ class VID(Distiller):
         self.stages = check_stages(setup)
         self.likelihoods = nn.ModuleList(
             Likelihood(s.shape[1], t.shape[1], options.vid_variance, options.vid_eps)
-            for s, t in zip(setup.student.stages, setup.teacher.stages)
+            for s, t in zip(setup.student.stages, setup.teacher.stages, strict=False)
         )
 
     def forward(self, student, teacher, batch):
-        pairs = zip(self.likelihoods, student.stages, teacher.stages)
-        return sum(likelihood(s, t) for likelihood, s, t in pairs)
+        stages = student.stages[: self.stages], teacher.stages[: self.stages]
+        parts = zip(self.likelihoods, *stages, strict=True)
+        return sum(likelihood(s, t) for likelihood, s, t in parts)
 
 
 class Likelihood(nn.Module):
