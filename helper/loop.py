@@ -141,6 +141,10 @@ def train_epoch(
     for step, batch in enumerate(batches, start=1):
         logits, losses = task(batch, epoch)
         loss = torch.stack(list(losses.values())).sum()
+        if not loss.requires_grad:
+            raise UserError(
+                "no term of the objective depends on the student: give -r or -a a weight"
+            )
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.step(optimizer)

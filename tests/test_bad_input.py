@@ -83,6 +83,27 @@ LINES = [
     (f"{PROBE}", "no --path_s"),
     (f"{PROBE} --path_s nowhere.pth", "no checkpoint nowhere.pth"),
     (f"{STUDENT} --path_t bare.pth --model_t resnet8 --sdd 1,2,4", "2x2 last map has no 4x4"),
+    # methods
+    (
+        f"{STUDENT} --nce_k 8",
+        "--nce_k is a flag of --distill crd, --distill rrd: it has no meaning",
+    ),
+    (
+        f"{STUDENT} --path_t bare.pth --model_t resnet8 --distill hint --hint_layer 9",
+        r"--distill hint: the student has no layer 9; it has 0 \(16, 8, 8\), 1 \(16, 8, 8\)",
+    ),
+    (
+        f"{STUDENT} --path_t two.pth --model_t resnet8 --fake_classes 2 --distill dkd",
+        "--distill dkd: with 2 classes there is one other class than the target",
+    ),
+    (
+        f"{STUDENT} --path_t two.pth --model_t resnet8 --fake_classes 2 --distill nkd",
+        "--distill nkd: with 2 classes there is one other class than the target",
+    ),
+    (
+        f"{STUDENT} --path_t wide.pth --model_t resnet8x4 --distill fsp",
+        r"--distill fsp: stem and stages of the student are \(16, 8, 8\).*teacher \(32, 8, 8\)",
+    ),
 ]
 
 
@@ -99,6 +120,8 @@ def files(tmp_path_factory):
     weights = network.state_dict()
     torch.save({"model": weights, "opt": argparse.Namespace(lr=0.1)}, folder / "bare.pth")
     torch.save({"model": {**weights, "spare": torch.zeros(3)}}, folder / "extra.pth")
+    torch.save({"model": build("resnet8", 2, 8).state_dict()}, folder / "two.pth")
+    torch.save({"model": build("resnet8x4", 10, 8).state_dict()}, folder / "wide.pth")
     torch.save({"accuracy": 3.0, "epoch": 2}, folder / "numbers.pth")
     torch.save({"model": weights, "extra": Exploding()}, folder / "code.pth")
     whole = (folder / "bare.pth").read_bytes()
@@ -172,6 +195,11 @@ def test_a_run_is_not_lost(here, run, fails, capsys):
     (folder / "run.json").write_text("{")
     assert "run.json cannot be read" in fails(TEACHER)
     assert {path: path.read_bytes() for path in folder.glob("*.pth")} == before
+
+
+def test_nothing_that_depends_on_the_student(here, fails):
+    line = f"{STUDENT} --path_t bare.pth --model_t resnet8 --distill fsp --init_epochs 1"
+    assert "no term of the objective depends on the student" in fails(f"{line} -r 0 -a 0")
 
 
 def test_overwriting_waits_until_everything_else_is_right(here, run, fails):
