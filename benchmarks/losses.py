@@ -18,11 +18,19 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.literal import crd as literal_crd
-from benchmarks.literal import dkd as literal_dkd
-from benchmarks.literal import nst as literal_nst
-from benchmarks.literal import rkd as literal_rkd
-from benchmarks.literal import vid as literal_vid
+from benchmarks.literal import (
+    abound,
+    attention,
+    crd,
+    dkd,
+    fsp,
+    kdsvd,
+    nst,
+    pkt,
+    rkd,
+    similarity,
+    vid,
+)
 from dataset.base import Batch
 from distiller_zoo import METHODS
 from distiller_zoo.base import Setup
@@ -52,49 +60,77 @@ class Scene:
         return METHODS[name](METHODS[name].Options(), self.setup)
 
 
-def nst(scene):
-    f_s, f_t = scene.student.stages, scene.teacher.stages
-    return lambda: literal_nst.nst(f_s, f_t)
+def of(read, function):
+    """A literal form that is a function of what `read` takes from either network."""
+    return lambda scene: lambda: function(read(scene.student), read(scene.teacher))
 
 
-def rkd(scene):
-    f_s, f_t = scene.student.pooled, scene.teacher.pooled
-    return lambda: literal_rkd.rkd(f_s, f_t)
+def pooled(shown):
+    return shown.pooled
 
 
-def vid(scene):
+def stages(shown):
+    return shown.stages
+
+
+def preacts(shown):
+    return shown.preacts
+
+
+def stem_and_stages(shown):
+    return [shown.stem, *shown.stages]
+
+
+def last_stage(shown):
+    return shown.stages[-1:]
+
+
+def of_vid(scene):
     parts = scene.method("vid").likelihoods
     regressors, scales = [p.regressor for p in parts], [p.log_scale for p in parts]
-    f_s, f_t = scene.student.stages, scene.teacher.stages
-    return lambda: literal_vid.vid(regressors, scales, f_s, f_t)
+    return lambda: vid.vid(regressors, scales, scene.student.stages, scene.teacher.stages)
 
 
-def dkd(scene):
+def of_dkd(scene):
     s, t = scene.student.logits, scene.teacher.logits
-    return lambda: literal_dkd.dkd(s, t, scene.batch.labels)
+    return lambda: dkd.dkd(s, t, scene.batch.labels)
 
 
-def crd(scene):
+def of_crd(scene):
     method = scene.method("crd")
     banks = method.memory_s.bank, method.memory_t.bank
 
     def step():
         z_s, z_t = method.embed_s(scene.student.pooled), method.embed_t(scene.teacher.pooled)
-        index = method.candidates(scene.batch)
-        return literal_crd.crd(z_s, z_t, *banks, index, method.options.nce_t)
+        return crd.crd(z_s, z_t, *banks, method.candidates(scene.batch), method.options.nce_t)
 
     return step
 
 
-LITERAL = {"nst": nst, "crd": crd, "rkd": rkd, "vid": vid, "dkd": dkd}
+LITERAL = {
+    "nst": of(stages, nst.nst),
+    "fsp": of(stem_and_stages, fsp.fsp),
+    "crd": of_crd,
+    "kdsvd": of(stages, kdsvd.kdsvd),
+    "rkd": of(pooled, rkd.rkd),
+    "abound": of(preacts, abound.abound),
+    "vid": of_vid,
+    "attention": of(stages, attention.attention),
+    "similarity": of(last_stage, similarity.similarity),
+    "pkt": of(pooled, pkt.pkt),
+    "dkd": of_dkd,
+}
+FIRST_STAGE_ONLY = {"fsp", "abound"}
 
 
 def steps(name: str, scene: Scene):
     """Ours and the literal form: each call is a forward and a backward pass."""
     method, literal = scene.method(name), LITERAL[name](scene)
 
+    loss = method.first_stage_loss if name in FIRST_STAGE_ONLY else method
+
     def ours():
-        method(scene.student, scene.teacher, scene.batch).backward()
+        loss(scene.student, scene.teacher, scene.batch).backward()
 
     return {"ours": ours, "literal": lambda: literal().backward()}
 
