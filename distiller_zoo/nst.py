@@ -1,6 +1,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.adapters import to_smaller
 
@@ -30,17 +31,58 @@ class NST(Distiller):
 
 def stage_loss(s: Tensor, t: Tensor) -> Tensor:
     """(B, C, H, W), (B, C', H', W') -> scalar, on the smaller of the two sizes."""
-    s, t = (F.normalize(x.flatten(2), dim=2) for x in to_smaller(s, t))  # (B, C, H * W)
-    return mean_kernel(t, t).detach() + mean_kernel(s, s) - 2 * mean_kernel(s, t)
+    s, t = (x.flatten(2) for x in to_smaller(s, t))  # (B, C, H * W), (B, C', H * W)
+    c_s, c_t, positions = s.shape[1], t.shape[1], s.shape[2]
+    if c_s**2 + c_s * c_t + c_t**2 > (c_s + c_t) * positions:
+        return by_positions(s, t)
+    return ByChannels.apply(s, t)
 
 
-def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
-    """Mean of (a_i . b_j)^2 over all pairs of rows: (B, C, D), (B, C', D) -> scalar
+def by_positions(s: Tensor, t: Tensor) -> Tensor:
+    """The loss from products of all pairs of positions: (B, C, D), (B, C', D) -> scalar
 
-    The sum over pairs is the squared Frobenius norm of a @ b.T, and also the inner product of
-    a.T @ a and b.T @ b: whichever matrices are smaller.
+    The sum of (a_i . b_j)^2 over channels is the inner product of a.T @ a and b.T @ b, so the three
+    terms are one square.
     """
-    pairs = a.shape[0] * a.shape[1] * b.shape[1]
-    if a.shape[1] * b.shape[1] <= a.shape[2] ** 2:
-        return torch.bmm(a, b.mT).square().sum() / pairs
-    return (torch.bmm(a.mT, a) * torch.bmm(b.mT, b)).sum() / pairs
+    s, t = (F.normalize(x, dim=2) for x in (s, t))
+    difference = torch.bmm(s.mT, s) / s.shape[1] - torch.bmm(t.mT, t).detach() / t.shape[1]
+    return difference.square().sum() / len(s)
+
+
+class ByChannels(torch.autograd.Function):
+    """The loss from products of all pairs of channels: (B, C, D), (B, C', D) -> scalar
+
+    Unit length is given to the products, not to the maps, so that no map is copied. The gradient is
+    by hand: it is one sum of products with the maps, where autograd keeps every step to it.
+    """
+
+    @staticmethod
+    def forward(ctx, s, t):
+        ss, st, tt = torch.bmm(s, s.mT), torch.bmm(s, t.mT), torch.bmm(t, t.mT)
+        r_s, r_t = per_length(ss), per_length(tt)  # (B, C, 1), (B, C', 1)
+        for products, left, right in ((ss, r_s, r_s), (st, r_s, r_t), (tt, r_t, r_t)):
+            products.mul_(left).mul_(right.mT)  # cosines
+        energy_s = ss.square().mean(dim=2, keepdim=True)  # (B, C, 1)
+        energy_t = st.square().mean(dim=2, keepdim=True)
+        loss = energy_s.mean() - 2 * energy_t.mean() + tt.square().mean()
+        if ctx.needs_input_grad[0]:
+            # d loss / d s = 4 / (B * C) * (on_s @ s - on_t @ t): each channel drawn by the others,
+            # less what would only make it longer.
+            on_s = ss.mul_(r_s).mul_(r_s.mT / s.shape[1])
+            on_s.diagonal(dim1=1, dim2=2).sub_(((energy_s - energy_t) * r_s.square())[..., 0])
+            on_t = st.mul_(r_s).mul_(r_t.mT / t.shape[1])
+            ctx.save_for_backward(s, t, on_s, on_t)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        s, t, on_s, on_t = ctx.saved_tensors
+        scale = gradient * 4 / (s.shape[0] * s.shape[1])
+        slope = torch.bmm(on_s.mul(scale), s)
+        return slope.baddbmm_(on_t.mul(-scale), t), None
+
+
+def per_length(gram: Tensor) -> Tensor:
+    """1 over the length of each row, from the products of all: (B, C, C) -> (B, C, 1)"""
+    return gram.diagonal(dim1=1, dim2=2).clamp_min(1e-24).rsqrt()[..., None]

@@ -1,10 +1,12 @@
 """The slow forms of the methods on maps and vectors give the reference numbers too."""
 
 import pytest
+import torch
 import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.literal import attention, correlation, hint, nst, pkt, rkd, similarity, vid
+from distiller_zoo.nst import stage_loss
 from distiller_zoo.vid import Likelihood
 from models.adapters import Regressor
 from tests.adapters import Case, index
@@ -64,3 +66,13 @@ def test_literal_form_equals_reference(entry):
     case = Case(entry)
     loss = FORMS[entry["method"]](case, case.hyper)
     assert loss.item() == pytest.approx(float(case.expected("loss")), rel=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 6), (9, 2, 2)])  # by pairs of channels, of positions
+def test_nst_has_the_gradient_of_its_literal_form(shape):
+    s, t = torch.randn(3, *shape).double(), torch.randn(3, 7, *shape[1:]).double()
+    s[0, 2] = 0  # a channel that is off
+    leaves = [s.clone().requires_grad_() for _ in range(2)]
+    (3 * stage_loss(leaves[0], t)).backward()
+    (3 * nst.nst([leaves[1]], [t])).backward()
+    torch.testing.assert_close(*(x.grad for x in leaves))
