@@ -159,9 +159,6 @@ class Resolved:
         """The options of one dataclass."""
         return cls(**{f.name: self.values[f.name] for f in fields(cls)})
 
-    def typed(self, name: str) -> bool:
-        return self.origin[name] == "typed"
-
 
 def resolve(classes, *layers: tuple[str, Mapping[str, Any]]) -> Resolved:
     """Defaults of the dataclasses, overridden by each (origin, values) layer in turn."""

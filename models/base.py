@@ -3,7 +3,7 @@
 B batch, C channels, H x W map, K classes, R regions.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,21 +43,25 @@ class Features:
         cells = [F.adaptive_avg_pool2d(self.last_map, s).flatten(2) for s in scales]
         return self.head(torch.cat(cells, dim=2).permute(2, 0, 1))
 
-    def float(self) -> "Features":
-        """The same pass in float32: losses are never computed in half precision."""
+    def each(self, function: Callable[[Tensor], Tensor]) -> "Features":
+        """The same pass with a function applied to every tensor of it."""
 
-        def up(x):
-            return x if x is None else x.float()
+        def one(x):
+            return x if x is None else function(x)
 
         return replace(
             self,
-            stem=up(self.stem),
-            stages=tuple(map(up, self.stages)),
-            preacts=tuple(map(up, self.preacts)),
-            last_map=up(self.last_map),
-            pooled=up(self.pooled),
-            logits=up(self.logits),
+            stem=one(self.stem),
+            stages=tuple(map(function, self.stages)),
+            preacts=tuple(map(function, self.preacts)),
+            last_map=one(self.last_map),
+            pooled=function(self.pooled),
+            logits=function(self.logits),
         )
+
+    def float(self) -> "Features":
+        """The same pass in float32: losses are never computed in half precision."""
+        return self.each(Tensor.float)
 
 
 class Classifier(nn.Module):

@@ -1,7 +1,5 @@
 """Every method on every pair of networks in the field's tables: it works, or refuses in words."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -24,19 +22,7 @@ PAIRS = [
 
 def leaves(shown):
     """The same pass, every tensor of it a leaf that keeps a gradient."""
-
-    def leaf(tensor):
-        return tensor.detach().clone().requires_grad_()
-
-    return replace(
-        shown,
-        stem=leaf(shown.stem),
-        stages=tuple(map(leaf, shown.stages)),
-        preacts=tuple(map(leaf, shown.preacts)),
-        last_map=leaf(shown.last_map),
-        pooled=leaf(shown.pooled),
-        logits=leaf(shown.logits),
-    )
+    return shown.each(lambda tensor: tensor.detach().clone().requires_grad_())
 
 
 @pytest.fixture(scope="module", params=PAIRS, ids="->".join)
