@@ -5,11 +5,25 @@ N samples, D dimensions, B batch, k negatives, C columns: 1 + k candidates, or e
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from math import log
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from helper.options import option, positive, positive_number, share
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """Flags of every method that compares with a bank of vectors."""
+
+    feat_dim: int = option(128, "dimensions of the shared space", parse=positive)
+    nce_k: int = option(16384, "negatives of each sample, or length of the queue", parse=positive)
+    nce_t: float = option(0.07, "temperature of a memory's scores", parse=positive_number)
+    nce_m: float = option(0.5, "share of the old vector in a memory's update", parse=share)
+
 
 Cost = Callable[[Tensor], Tensor]  # scores (B, C) -> scalar
 

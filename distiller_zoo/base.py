@@ -26,7 +26,7 @@ class View(Protocol):
     """Turns rows into rows. The first field of its `Options` has the view's name and switches it
     on; `order` is its place in the chain.
 
-    A view may have a static `defaults(options, recipe)`: option -> (its own flag, value), the
+    A view may have a static `defaults(options, method)`: option -> (its own flag, value), the
     settings that its paper changes when it is on; and a `wrapper`, a class with `Options` that is
     made of (options, setup, method) and stands in for a method that reads features.
     """
@@ -64,7 +64,7 @@ class Distiller(nn.Module):
     """A method: scalar loss of what the student shows against what the teacher shows.
 
     What a subclass keeps as a module or parameter is trained beside the student; what it keeps as
-    a buffer is saved and resumed with the run.
+    a buffer is saved and resumed with the run. Features come in float32, outside autocast.
     """
 
     recipe: ClassVar[Recipe] = Recipe()
@@ -80,6 +80,10 @@ class Distiller(nn.Module):
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """Features of one batch -> scalar."""
         raise NotImplementedError
+
+    def of_teachers(self, student: Features, teachers: Sequence[Features], batch: Batch) -> Tensor:
+        """Sum of the losses on versions of one teacher -> scalar."""
+        return sum(self(student, teacher, batch) for teacher in teachers)
 
     @staticmethod
     def pair_defaults(student: str, teacher: str, views: Collection[str]) -> dict[str, Any]:
@@ -105,6 +109,8 @@ class Distiller(nn.Module):
 class LogitDistiller(Distiller):
     """A method on logits: says what one row costs; views say which rows there are."""
 
+    temperature: ClassVar[str] = "kd_T"  # name of the option that is the method's temperature
+
     def __init__(self, options, setup):
         super().__init__(options, setup)
         self.views = setup.views
@@ -114,13 +120,25 @@ class LogitDistiller(Distiller):
         raise NotImplementedError
 
     def forward(self, student, teacher, batch):
-        weight = student.logits.new_ones(1, len(batch.labels))
-        rows = Rows(student.logits[None], teacher.logits[None], weight)
-        for view in self.views:
-            rows = view(rows, student, teacher, batch.labels)
+        rows = seen(self.views, logits_of(student, teacher), student, teacher, batch.labels)
         labels = batch.labels.expand_as(rows.weight).flatten()
         cost = self.per_row(rows.student.flatten(0, 1), rows.teacher.flatten(0, 1), labels)
         return (rows.weight.flatten() * cost).sum() / len(batch.labels)
+
+
+def logits_of(student: Features, teacher: Features) -> Rows:
+    """One view: the logits of the whole images."""
+    weight = student.logits.new_ones(1, len(student.logits))
+    return Rows(student.logits[None], teacher.logits[None], weight)
+
+
+def seen(
+    views: Iterable[View], rows: Rows, student: Features, teacher: Features, labels: Tensor
+) -> Rows:
+    """Rows as they are after a chain of views."""
+    for view in views:
+        rows = view(rows, student, teacher, labels)
+    return rows
 
 
 def pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -5,8 +5,8 @@ from math import log, log1p
 import torch.nn.functional as F
 from torch import Tensor
 
-from crd.memory import Memory, Negatives
-from helper.options import option, positive, positive_number, share
+from crd.memory import Memory, MemoryOptions, Negatives
+from helper.options import option
 from models.base import Features
 
 from . import METHODS
@@ -30,17 +30,13 @@ class CRD(Distiller):
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=0.8)
 
     @dataclass(frozen=True)
-    class Options:
+    class Options(MemoryOptions):
         crd_mode: str = option(
             "exact",
             "the positive: the sample itself (exact) or one of its class (relax)",
             "--mode",
             choices=("exact", "relax"),
         )
-        feat_dim: int = option(128, "dimensions of the shared space", parse=positive)
-        nce_k: int = option(16384, "negatives of each sample", parse=positive)
-        nce_t: float = option(0.07, "temperature of the scores", parse=positive_number)
-        nce_m: float = option(0.5, "share of the old vector in a memory's update", parse=share)
 
     def __init__(self, options, setup):
         super().__init__(options, setup)

@@ -6,7 +6,7 @@ from torch import Tensor
 from helper.options import option, positive_number
 
 from . import METHODS
-from .base import LogitDistiller, Recipe, Rows
+from .base import LogitDistiller, Recipe, logits_of, seen
 from .rows import kl
 from .views import LogitStandardization
 
@@ -35,12 +35,11 @@ class MLKD(LogitDistiller):
         kd_T: float = option(4.0, "temperature beside 2, 3, 5 and 6", parse=positive_number)
 
     def forward(self, student, teacher, batch):
-        weight = student.logits.new_ones(1, len(batch.labels))
-        rows = plain = Rows(student.logits[None], teacher.logits[None], weight)
-        for view in self.views:
-            rows = view(rows, student, teacher, batch.labels)
-            if not isinstance(view, LogitStandardization):
-                plain = rows
+        of_all = [view for view in self.views if not isinstance(view, LogitStandardization)]
+        of_instances = self.views[len(of_all) :]  # it is the last of the chain
+        shown = student, teacher, batch.labels
+        plain = seen(of_all, logits_of(student, teacher), *shown)
+        rows = seen(of_instances, plain, *shown)
         q = F.softmax(plain.teacher, dim=2)  # (V, B, K)
         unsure, rare = share_below_median(q.amax(dim=2)), share_below_median(q.sum(dim=1))  # (V,)
         loss = 0

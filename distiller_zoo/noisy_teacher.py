@@ -13,9 +13,9 @@ class NoisyTeacher(Distiller):
 
     Any method's loss on the teacher, plus its loss on each noisy copy of it. A copy differs in the
     pooled vector, (1 - w) * pooled + w * N(0, std^2); stages and logits are the teacher's own.
-    What the method keeps (memories, queues) is updated for each of them. A method that has an
-    `of_teachers(student, teachers, batch)` sums over the teachers itself: CRD does, since the
-    published code scores the student once and counts that score for each teacher.
+    What the method keeps (memories, queues) is updated for each of them. CRD has a sum of its own
+    (`Distiller.of_teachers`): the published code scores the student once and counts that score for
+    each teacher.
     """
 
     @dataclass(frozen=True)
@@ -32,10 +32,7 @@ class NoisyTeacher(Distiller):
 
     def forward(self, student, teacher, batch):
         copies = [self.noisy(teacher) for _ in range(self.options.noisy_teachers)]
-        teachers = [teacher, *copies]
-        if hasattr(self.method, "of_teachers"):
-            return self.method.of_teachers(student, teachers, batch)
-        return sum(self.method(student, each, batch) for each in teachers)
+        return self.method.of_teachers(student, [teacher, *copies], batch)
 
     def noisy(self, teacher: Features) -> Features:
         """The same pass with noise in the pooled vector."""

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crd.memory import Memory, Negatives, price, scores
-from helper.options import option, positive, positive_number, share
+from crd.memory import Memory, MemoryOptions, Negatives, price, scores
+from helper.options import option, positive_number
 
 from . import METHODS
 from .base import Distiller, Recipe
@@ -28,7 +28,7 @@ class RRD(Distiller):
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0)
 
     @dataclass(frozen=True)
-    class Options:
+    class Options(MemoryOptions):
         rrd_memory: str = option(
             "queue",
             "what similarities are with: the teacher's last vectors (queue) or a memory of all "
@@ -40,12 +40,8 @@ class RRD(Distiller):
             "whether the batch enters the queue before or after the loss",
             choices=("before", "after"),
         )
-        feat_dim: int = option(128, "dimensions of the shared space", parse=positive)
-        nce_k: int = option(16384, "length of the queue, or negatives", parse=positive)
         nce_t_s: float = option(0.1, "the student's temperature", parse=positive_number)
         nce_t_t: float = option(0.02, "the teacher's temperature", parse=positive_number)
-        nce_t: float = option(0.07, "temperature of a memory's scores", parse=positive_number)
-        nce_m: float = option(0.5, "share of the old vector in a memory's update", parse=share)
 
     def __init__(self, options, setup):
         super().__init__(options, setup)

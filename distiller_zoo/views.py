@@ -13,7 +13,7 @@ from torch import Tensor
 from helper.options import count, not_negative, option, positive_number, share, whole_numbers
 
 from . import VIEWS
-from .base import Recipe, Rows
+from .base import Distiller, LogitDistiller, Rows
 from .noisy_teacher import NoisyTeacher
 
 
@@ -116,12 +116,17 @@ class LogitStandardization:
         pass
 
     @staticmethod
-    def defaults(options, recipe: Recipe) -> dict[str, tuple[str, float]]:
-        """The paper's settings: `base_temp` is the temperature, `kd_weight` multiplies the term."""
-        term, weight = ("beta", recipe.beta) if recipe.beta else ("alpha", 1.0)
+    def defaults(options, method: type[Distiller]) -> dict[str, tuple[str, float]]:
+        """The paper's settings: `base_temp` is the temperature, `kd_weight` the term's weight.
+
+        Beside a method that reads features the standardised term is KD.
+        """
+        on_rows = issubclass(method, LogitDistiller)
+        temperature = method.temperature if on_rows else "kd_T"
         return {
             "kd_T": ("base_temp", options.base_temp),
-            term: ("kd_weight", options.kd_weight * weight),
+            temperature: ("base_temp", options.base_temp),
+            "beta" if on_rows and method.recipe.beta else "alpha": ("kd_weight", options.kd_weight),
         }
 
     def __call__(self, rows, student, teacher, labels):

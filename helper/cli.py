@@ -9,7 +9,7 @@ from typing import Any
 
 from dataset import DATASETS
 from distiller_zoo import METHODS, VIEWS
-from distiller_zoo.base import LogitDistiller, Recipe
+from distiller_zoo.base import LogitDistiller
 from helper import checkpoint, teachers
 from helper.device import DeviceOptions
 from helper.errors import UserError
@@ -97,13 +97,24 @@ def parse_student(argv: Sequence[str]) -> Resolved:
         student = typed.get("model_s", StudentOptions.model_s)
         pair = method.pair_defaults(student, teacher, views)
     layers = [(f"recipe of {name}", {**vars(method.recipe), "model_t": teacher}), ("pair", pair)]
-    layers += [view_defaults(view, {**pair, **typed}, method.recipe) for view in views]
+    layers += [view_defaults(view, {**pair, **typed}, method) for view in views]
     options = resolve(classes, *layers, ("typed", typed))
     if method is METHODS["kd"] and options.beta:
         raise UserError("--distill kd is the -a term already: give its weight with -a, and -b 0")
     if not (options.gamma or options.alpha or options.beta):
         raise UserError("-r, -a and -b are all 0: there is nothing to train on")
+    if useless := [view for view in views if not has_effect(VIEWS[view], method, options)]:
+        raise UserError(
+            f"--{useless[0]} changes rows of logits, and none are read here: {name} reads "
+            "features, and KD has no weight: give it one with -a"
+        )
     return options
+
+
+def has_effect(view: type, method: type, options: Resolved) -> bool:
+    """Whether a view that is on changes a term of the objective."""
+    on_features = hasattr(view, "wrapper") and options.beta
+    return bool(options.alpha or issubclass(method, LogitDistiller) or on_features)
 
 
 def teacher_name(typed: dict[str, Any]) -> str:
@@ -113,13 +124,13 @@ def teacher_name(typed: dict[str, Any]) -> str:
     return checkpoint.network_of(typed["path_t"], "--model_t")
 
 
-def view_defaults(name: str, typed: dict[str, Any], recipe: Recipe) -> tuple[str, dict[str, Any]]:
+def view_defaults(name: str, typed: dict[str, Any], method: type) -> tuple[str, dict[str, Any]]:
     """What a view changes in the recipe; UserError where the command line says two things."""
     view = VIEWS[name]
     if not hasattr(view, "defaults"):
         return f"--{name}", {}
     own = {f.name: typed[f.name] for f in fields(view.Options) if f.name in typed}
-    defaults = view.defaults(resolve([view.Options], ("typed", own)).read(view.Options), recipe)
+    defaults = view.defaults(resolve([view.Options], ("typed", own)).read(view.Options), method)
     for option_name, (flag, value) in defaults.items():
         if flag in typed and typed.get(option_name, value) != value:
             raise UserError(

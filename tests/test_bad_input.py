@@ -36,6 +36,7 @@ LINES = [
     (f"{STUDENT} --sdd 1,x", "'1,x' is no growing list"),
     (f"{STUDENT} --logit_stand maybe", "'maybe' is neither on nor off"),
     (f"{STUDENT} --logit_stand --kd_weight 3 -a 2", "--kd_weight 3 and --alpha 2 set the same"),
+    (f"{STUDENT} --distill crd --sdd 1,2", "--sdd changes rows of logits.* KD has no weight"),
     (f"{STUDENT} --distill kd -b 1", "--distill kd is the -a term already"),
     (f"{STUDENT} -r 0 -a 0 -b 0", "all 0: there is nothing to train on"),
     (f"{TEACHER} --resume --overwrite", "--resume and --overwrite contradict each other"),

@@ -38,6 +38,16 @@ def test_standardization_brings_its_own_temperature_and_weight():
     assert student("--logit_stand off").alpha == 0.9
 
 
+def test_standardization_beside_the_method_that_reads_logits_or_features():
+    options = student("--distill mlkd --logit_stand")
+    assert (options.kd_T, options.beta) == (2, 9)
+    options = student("--distill nkd --logit_stand --base_temp 3")
+    assert (options.nkd_T, options.kd_T, options.beta) == (3, 3, 9)
+    options = student("--distill crd --logit_stand")  # what it changes is KD
+    assert (options.kd_T, *weights(options)) == (2, 1, 9, 0.8)
+    assert weights(student("--distill crd -a 1 --logit_stand")) == (1, 1, 0.8)
+
+
 def test_the_objective_in_words():
     assert cli.describe(student("--distill kd")) == "0.1*CE + 0.9*KD(T=4)"
     text = cli.describe(student("--sdd 1,2 --logit_stand -a 2 -r 0"))

@@ -42,7 +42,11 @@ def crd(z_s, z_t, bank_s, bank_t, index, temperature, constants=(None, None)):
     return contrast(student, len(bank_t)) + contrast(teacher, len(bank_s))
 
 
-def negatives(labels, of, k):
-    """Labels (N,) of all and (B,) of a batch -> (B, k), a permutation of the others each."""
-    others = {c: np.flatnonzero(labels != c) for c in np.unique(labels)}
+def other_samples(labels):
+    """Labels (N,) -> class: the samples of all other classes"""
+    return {c: np.flatnonzero(labels != c) for c in np.unique(labels)}
+
+
+def negatives(others, of, k):
+    """Samples of other classes, labels (B,) of a batch -> (B, k), a permutation each."""
     return np.stack([np.random.permutation(others[c])[:k] for c in of])  # noqa: NPY002

@@ -55,7 +55,7 @@ def batch_of(case) -> Batch:
 def crd_of(case):
     """The method of a case, its batch, its trained parameters and its state."""
     h = case.hyper
-    options = CRD.Options("exact", h["feat_dim"], h["nce_k"], h["nce_t"], h["nce_m"])
+    options = CRD.Options(h["feat_dim"], h["nce_k"], h["nce_t"], h["nce_m"])
     method = CRD(options, setup_of(case))
     method.candidates = lambda batch: case["contrast_idx"]
     return method, batch_of(case), fill_embeddings(case, method), fill_memories(case, method)
