@@ -12,7 +12,9 @@ MIN_SIZE = 8  # pixels a side; the networks halve an image at least twice
 
 
 class Batch(NamedTuple):
-    images: Tensor  # (B, 3, H, W), augmented and normalised
+    """Where a run has several processes, each has a share b of the B images, in their order."""
+
+    images: Tensor  # (b, 3, H, W), augmented and normalised
     labels: Tensor  # (B,)
     index: Tensor  # (B,) place of each sample in its split
 

@@ -20,8 +20,8 @@ class Loader:
     """Batches of one split; the same ones, bit for bit, for the same (seed, epoch).
 
     `batch_size` counts the images of all ranks together; each rank yields its own contiguous share
-    of every batch. Shares differ by at most one image. The last batch may be smaller. A rank's
-    share of a test batch can be empty.
+    of the images of every batch, and the labels and places of all. Shares differ by at most one
+    image. The last batch may be smaller. A rank's share of a test batch can be empty.
     Errors: UserError if a training batch has fewer images than there are ranks, ValueError if the
     data set does not keep the contract of `dataset.base`.
     """
@@ -49,6 +49,7 @@ class Loader:
         self.seed, self.padding, self.flip = seed, data.padding, data.flip
         self.images = chosen.images.to(device).contiguous()  # (N, 3, H, W) uint8
         self.labels = chosen.labels.to(device)  # (N,)
+        self._batch_size = batch_size
         self._shares = shares(len(self.labels), batch_size, rank, ranks)
         self._scale, self._shift = scale_and_shift(data.mean, data.std, device)  # (3, 1, 1) each
         smallest = len(self.labels) % batch_size or min(batch_size, len(self.labels))
@@ -72,18 +73,19 @@ class Loader:
         if self.training:
             chosen = choose(self.seed, epoch, mine, self.padding, self.flip)
             views = Views(*(choice.to(device) for choice in chosen))
-        labels, sizes = self.labels[index], [hi - lo for lo, hi in self._shares]
+        sizes = [hi - lo for lo, hi in self._shares]
         most = max(*sizes, CHUNK // self.images[0].numel())
         if self.training:
             canvas = blank(self.images, most, self.padding)
+        every = places.to(device)  # of all ranks, for labels and places
+        batches = zip(every.split(self._batch_size), self.labels[every].split(self._batch_size))
         start = 0
         for chunk in chunks(sizes, most):
             span = slice(start, start + sum(chunk))
             images = self.images.index_select(0, index[span])
             if self.training:
                 images = crop(images, Views(*(choice[span] for choice in views)), canvas)
-            parts = zip(images.split(chunk), labels[span].split(chunk), index[span].split(chunk))
-            for pixels, label, place in parts:
+            for pixels, (place, label) in zip(images.split(chunk), batches):
                 yield Batch(normalise(pixels, self._scale, self._shift), label, place)
             start = span.stop
 

@@ -13,6 +13,7 @@ from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import Distiller, Setup
 from helper import checkpoint, cli, teachers
 from helper.device import Numerics
+from helper.distributed import in_turn, rank, ranks
 from helper.errors import UserError
 from helper.loop import measure
 from helper.options import Resolved
@@ -26,13 +27,14 @@ TEST_BATCH = 500  # images a step where nothing is trained
 def load_data(options: Resolved) -> DataSet:
     """The data set that --dataset names."""
     entry = DATASETS[options.dataset]
-    return entry.load(options.read(entry.Options))
+    return in_turn(lambda: entry.load(options.read(entry.Options)))
 
 
 def loaders(data: DataSet, options: Resolved, seed: int, device: torch.device):
     """Training and test loader."""
-    train = Loader(data, "train", options.batch_size, seed, device)
-    return train, Loader(data, "test", TEST_BATCH, seed, device)
+    mine = {"seed": seed, "device": device, "rank": rank(), "ranks": ranks()}
+    train = Loader(data, "train", options.batch_size, **mine)
+    return train, Loader(data, "test", TEST_BATCH, **mine)
 
 
 def facts_of(data: DataSet) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def teacher_path(options: Resolved) -> Path:
             f"the published teachers know {teachers.DATASET}, not {options.dataset}: train one "
             f"with train_teacher.py --dataset {options.dataset} and give it with --path_t"
         )
-    return teachers.find_or_fetch(options.model_t, Path(options.save_dir))
+    return in_turn(lambda: teachers.find_or_fetch(options.model_t, Path(options.save_dir)))
 
 
 def load_teacher(name: str, path: Path, data: DataSet) -> Classifier:

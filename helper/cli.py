@@ -10,7 +10,7 @@ from typing import Any
 from dataset import DATASETS
 from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import LogitDistiller
-from helper import checkpoint, teachers
+from helper import checkpoint, distributed, teachers
 from helper.device import DeviceOptions
 from helper.errors import UserError
 from helper.loop import RecipeOptions, in_proportion
@@ -63,6 +63,7 @@ class StudentOptions:
 
 
 COMMON = (DataOptions, RecipeOptions, DeviceOptions, RunOptions)
+LOST = "error: a process of this run ended; --resume goes on after the last whole epoch"
 PROBE_RECIPE = {"epochs": 120, "lr_decay_epochs": (30, 60, 90), "learning_rate": 0.05}
 
 
@@ -241,17 +242,22 @@ def build(flag: str, cls: type, options: Resolved, *parts) -> Any:
 
 def main(command: Callable[[Sequence[str]], Any]) -> None:
     """Run a script. Bad input is one line on stderr and exit code 2."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), distributed.session():
         warnings.showwarning = show_warning
         try:
             command(sys.argv[1:])
         except UserError as error:
-            print(f"error: {one_line(error)}", file=sys.stderr)
+            if distributed.speaks_first():
+                print(f"error: {one_line(error)}", file=sys.stderr)
             raise SystemExit(2) from None
         except BrokenPipeError:  # whoever read the output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(1) from None
         except BaseException as error:
+            if distributed.is_loss_of_a_process(error):
+                if distributed.speaks_first():
+                    print(LOST, file=sys.stderr)
+                raise SystemExit(1) from None
             if not interrupted(error):
                 raise
             print("stopped; --resume goes on after the last whole epoch", file=sys.stderr)
@@ -266,7 +272,8 @@ def interrupted(error: BaseException | None) -> bool:
 
 
 def show_warning(message, *_, **__) -> None:
-    print(f"warning: {one_line(message)}", file=sys.stderr)
+    if not distributed.rank():
+        print(f"warning: {one_line(message)}", file=sys.stderr)
 
 
 def one_line(text) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from helper import distributed
 from helper.errors import UserError
 from helper.options import count, option
 
@@ -29,14 +30,22 @@ class DeviceOptions:
     )
     compile: bool = option(False, "torch.compile the networks: slow to start, then faster")
     seed: int | None = option(None, "seed of everything random (default: the trial)", parse=count)
+    sync_bn: bool = option(False, "BatchNorm over the images of all processes, as on one device")
     deterministic: bool = option(False, "only deterministic kernels: slower, equal from run to run")
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto' -> the GPU when there is one. Raises UserError for a device that is not there."""
+    """'auto' -> the GPU when there is one, to each process its own.
+
+    Raises UserError for a device that is not there.
+    """
     gpus = torch.cuda.device_count()
     if name == "auto":
-        return torch.device("cuda" if gpus else "cpu")
+        name = "cuda" if gpus else "cpu"
+    if name == "cuda" and distributed.ranks() > 1:
+        name = f"cuda:{distributed.local_rank()}"
+    elif name.startswith("cuda:") and distributed.ranks() > 1:
+        raise UserError(f"--device {name} would put every process there: give --device cuda")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -92,6 +101,7 @@ class Numerics:
     amp: str = "off"
     channels_last: str = "all"
     compile: bool = False
+    sync_bn: bool = False
 
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.amp == "off":
@@ -100,6 +110,8 @@ class Numerics:
 
     def place(self, network: nn.Module, role: str) -> nn.Module:
         """Move a network ("student" or "teacher") to the device, in the layout of its role."""
+        if self.sync_bn and role == "student":
+            network = distributed.sync_batch_norms(network)
         return network.to(self.device, memory_format=self._layout(role))
 
     def images(self, images: Tensor, role: str) -> Tensor:
@@ -119,7 +131,10 @@ class Numerics:
 
 
 def numerics(options: DeviceOptions) -> Numerics:
-    """Read the options; raises UserError for a device that is not there."""
-    return Numerics(
-        pick_device(options.device), options.amp, options.channels_last, options.compile
-    )
+    """Read the options and join the other processes, where there are several.
+
+    Raises UserError for a device that is not there.
+    """
+    device = pick_device(options.device)
+    distributed.start(device)
+    return Numerics(device, options.amp, options.channels_last, options.compile, options.sync_bn)

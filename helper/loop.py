@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from dataset.base import Batch
 from dataset.loader import Loader
+from helper import distributed
 from helper.device import seed_everything
 from helper.errors import UserError
 from helper.options import (
@@ -124,7 +125,7 @@ class NotFinite(UserError):
 
 
 def train_epoch(
-    task: Task | FirstStage,
+    task: torch.nn.Module,
     batches: Iterator[Batch],
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -166,10 +167,10 @@ def evaluate(task: Task, loader: Loader) -> dict[str, float]:
 
 @torch.no_grad()
 def measure(predict, loader: Loader) -> dict[str, float]:
-    """The same of any function from images (B, 3, H, W) to logits (B, K)."""
+    """The same of any function from images (b, 3, H, W) to logits (b, K)."""
     meter = Meter("test ")
     for batch in loader.batches(0):
-        logits = predict(batch.images)
+        logits = distributed.whole(predict(batch.images), len(batch.labels))
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices  # (B, 5)
         hits = (ranked == batch.labels[:, None]).double()
         meter.add(
@@ -198,10 +199,12 @@ def fit(
     optimizer = sgd(task.parameters(), rate(1), recipe)
     scaler = task.numerics.scaler()
     done = run.restore("main", task, optimizer, scaler)
+    model = distributed.parallel(task)
     for epoch in range(done + 1, recipe.epochs + 1):
         started = time.perf_counter()
-        means = one_epoch("main", epoch, task, train, optimizer, scaler, rate(epoch), recipe, run)
+        means = one_epoch("main", epoch, model, train, optimizer, scaler, rate(epoch), recipe, run)
         seconds = time.perf_counter() - started
+        distributed.same_buffers(task.student)
         with explained(epoch, rate(epoch), run):
             tested = evaluate(task, test)
         numbers = {
@@ -227,15 +230,16 @@ def fit_first_stage(
     stage, rate = FirstStage(task), task.method.first_stage_rate(rate)
     optimizer, scaler = sgd(parameters, rate, recipe), task.numerics.scaler()
     done = run.restore("first", stage, optimizer, scaler)
+    model = distributed.parallel(stage)
     for epoch in range(done + 1, epochs + 1):
-        means = one_epoch("first", epoch, stage, train, optimizer, scaler, rate, recipe, run)
+        means = one_epoch("first", epoch, model, train, optimizer, scaler, rate, recipe, run)
         run.finish_first(epoch, epochs, means["loss"], stage, optimizer, scaler)
 
 
 def one_epoch(
     name: str,
     epoch: int,
-    task: Task | FirstStage,
+    task: torch.nn.Module,
     train: Loader,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -256,7 +260,7 @@ def one_epoch(
         train.batches(place),
         total=len(train),
         desc=f"epoch {epoch}/{recipe.epochs}" if name == "main" else f"first stage, epoch {epoch}",
-        disable=None,  # quiet when stderr is no terminal
+        disable=True if distributed.rank() else None,  # None: quiet when stderr is no terminal
         leave=False,
     )
 

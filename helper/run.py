@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from helper import checkpoint, logger
+from helper import checkpoint, distributed, logger
 from helper.errors import UserError
 from helper.options import Resolved, count, option
 
@@ -50,12 +50,13 @@ class Run:
         self.last: dict[str, float] = {}
         self.best: dict[str, float] = {}
         self.spent = 0.0
-        self.logger: logger.Logger | None = None
+        self.logger: logger.Logger | None = None  # of the first process, the only one that writes
+        self._opened = False
         self._logged_until = 0
         self._resumed: dict[str, Any] = {}
         if options.wandb:
             logger.import_wandb()
-        self._guard()
+        distributed.on_first(self._guard)
 
     @property
     def resume_file(self) -> Path:
@@ -63,7 +64,8 @@ class Run:
 
     def finished(self) -> bool:
         """Whether the folder already holds this run, whole."""
-        return not self.options.overwrite and self._stored().get("status") == "finished"
+        stored = distributed.on_first(self._stored)
+        return not self.options.overwrite and stored.get("status") == "finished"
 
     def kept(self) -> str:
         """What a stopped run leaves, for an error message."""
@@ -73,12 +75,14 @@ class Run:
 
     def open(self, task) -> None:
         """Make the folder this run's: read what is to be resumed, or clear what is overwritten."""
-        if self.logger:
+        if self._opened:
             return
-        if self.options.resume and self.resume_file.exists():
-            self._read_resume_file()
-        else:
-            self._clear()
+        self._opened = True
+        if state := distributed.on_first(self._read_or_clear):
+            self._resumed = state
+            self.last, self.best, self.spent = state["last"], state["best"], state["seconds"]
+        if distributed.rank():
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         self.parameters = sum(p.numel() for p in task.student.parameters())
         self._write_summary("running")
@@ -106,7 +110,7 @@ class Run:
 
     def log_step(self, step: int, means: Mapping[str, float], every: int) -> None:
         """Pass on the means so far, at most once in `every` steps."""
-        if step // every > self._logged_until // every:
+        if self.logger and step // every > self._logged_until // every:
             self.logger.step(step, means)
             self._logged_until = step
 
@@ -119,7 +123,8 @@ class Run:
         if better:
             self.best = self.last
         self.spent += numbers["seconds"]
-
+        if not self.logger:
+            return
         weights = self._weights(task, epoch, numbers["test_acc"])
         if better:
             checkpoint.save(self.folder / f"{self.file_name}_best.pth", weights)
@@ -134,11 +139,15 @@ class Run:
 
     def finish_first(self, epoch: int, epochs: int, loss: float, task, optimizer, scaler) -> None:
         """Save an epoch of the first stage."""
+        if not self.logger:
+            return
         self._save_resume_file("first", epoch, task, optimizer, scaler)
         print(f"first stage, epoch {epoch}/{epochs}  loss {loss:.4f}", flush=True)
 
     def finish(self) -> dict[str, Any]:
-        """Write the summary -> the summary."""
+        """Write the summary -> the summary; empty where another process writes it."""
+        if not self.logger:
+            return {}
         self.logger.close()
         summary = self._write_summary("finished")
         print(
@@ -231,7 +240,14 @@ class Run:
         kept = ("data", "classes", "image_size", "mean", "std")
         return {name: list_of(self.facts[name]) for name in kept}
 
-    def _read_resume_file(self) -> None:
+    def _read_or_clear(self) -> dict[str, Any] | None:
+        """What the run goes on from; None, and an empty folder, for a new run."""
+        if self.options.resume and self.resume_file.exists():
+            return self._read_resume_file()
+        self._clear()
+        return None
+
+    def _read_resume_file(self) -> dict[str, Any]:
         state = checkpoint.load(self.resume_file)
         if not isinstance(state, dict) or not {"stage", "epoch", "origin_of_data"} <= state.keys():
             raise UserError(
@@ -250,8 +266,7 @@ class Run:
                     f"--resume: the {name} is not that of the run any more: give the same files, "
                     "or --overwrite to start it anew"
                 )
-        self._resumed = state
-        self.last, self.best, self.spent = state["last"], state["best"], state["seconds"]
+        return state
 
     def _write_summary(self, status: str) -> dict[str, Any]:
         summary = {
@@ -266,6 +281,7 @@ class Run:
             "options": dict(self.options.values),
             "origin": dict(self.options.origin),
             "command": sys.argv,
+            "processes": distributed.ranks(),
             "versions": versions(),
             "git_commit": git_commit(),
             "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from dataset.base import Batch
 from distiller_zoo.base import Distiller, Recipe
 from helper.device import Numerics
+from helper.distributed import whole, whole_features
 from models.base import Classifier, Features
 
 Losses = dict[str, Tensor]  # weighted terms of the objective, each a scalar
@@ -21,11 +22,15 @@ class Task(nn.Module):
         self.run_student = numerics.compiled(student.features)
 
     def forward(self, batch: Batch, epoch: int) -> tuple[Tensor, Losses]:
-        """One batch in an epoch counted from 1 -> logits (B, K) and the terms of the objective."""
+        """One batch in an epoch counted from 1 -> logits (B, K) and the terms of the objective.
+
+        Where there are several processes, each runs the networks on its share of the batch, and all
+        of them compute the same losses of the whole batch.
+        """
         raise NotImplementedError
 
     def predict(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> float32 logits (B, K)."""
+        """Images (b, 3, H, W) -> float32 logits (b, K)."""
         with self.numerics.autocast():
             return self.run_student(self.numerics.images(images, "student")).logits.float()
 
@@ -38,7 +43,7 @@ class Supervised(Task):
     """A network and cross-entropy."""
 
     def forward(self, batch, epoch):
-        logits = self.predict(batch.images)
+        logits = whole(self.predict(batch.images), len(batch.labels))
         return logits, {"ce": F.cross_entropy(logits, batch.labels)}
 
 
@@ -66,14 +71,15 @@ class Distillation(Task):
         return self
 
     def features(self, batch: Batch) -> tuple[Features, Features]:
-        """What student and teacher show of one batch, in float32."""
+        """What student and teacher show of the whole batch, in float32."""
         with self.numerics.autocast():
             student = self.run_student(self.numerics.images(batch.images, "student"))
             with torch.no_grad():
                 teacher = self.run_teacher(self.numerics.images(batch.images, "teacher"))
         if self.numerics.amp != "off":
             student, teacher = student.float(), teacher.float()
-        return student, teacher
+        n = len(batch.labels)
+        return whole_features(student, n), whole_features(teacher, n)
 
     def forward(self, batch, epoch):
         student, teacher = self.features(batch)
@@ -136,5 +142,5 @@ class LinearProbe(Task):
     def forward(self, batch, epoch):
         with torch.no_grad(), self.numerics.autocast():
             pooled = self.run_student(self.numerics.images(batch.images, "student")).pooled
-        logits = self.student.head(pooled.float())
+        logits = whole(self.student.head(pooled.float()), len(batch.labels))
         return logits, {"ce": F.cross_entropy(logits, batch.labels)}

@@ -120,12 +120,13 @@ def test_ranks_together_see_the_batches_of_one(ranks, split):
     loaders = [Loader(data, split, 40, 1, "cpu", rank, ranks) for rank in range(ranks)]
     assert {len(loader) for loader in loaders} == {len(alone)}
     for whole, *parts in zip(alone, *(loader.batches(2) for loader in loaders)):
-        sizes = [len(part.labels) for part in parts]
+        sizes = [len(part.images) for part in parts]
         assert max(sizes) - min(sizes) <= 1
         assert min(sizes) > 0
-        for name in whole._fields:
-            joined = torch.cat([getattr(part, name) for part in parts])
-            assert torch.equal(joined, getattr(whole, name))
+        assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+        for part in parts:  # every rank knows whose the others' are
+            assert torch.equal(part.labels, whole.labels)
+            assert torch.equal(part.index, whole.index)
 
 
 def test_a_training_batch_too_small_for_the_ranks():
