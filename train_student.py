@@ -17,7 +17,7 @@ def train_student(argv):
     where = numerics(options)
     data = assemble.load_data(options)
     path_t = assemble.teacher_path(options)
-    teacher = assemble.load_teacher(options.model_t, path_t, data)
+    teacher = assemble.load_frozen(options.model_t, path_t, data)
     folder = assemble.student_folder(options, data)
     facts = {"objective": cli.describe(options), **assemble.facts_of(data)}
     run = Run(folder, options.model_s, options, facts)
@@ -26,7 +26,7 @@ def train_student(argv):
     prepare(options.deterministic, run.seed)  # so that the student starts as it would alone
     student = assemble.network(options.model_s, data)
     train, test = assemble.loaders(data, options, run.seed, where.device)
-    setup = assemble.method_setup(student, teacher, train)
+    setup = assemble.method_setup(student, teacher, data.image_size, train)
     kd, method = assemble.kd_and_method(options, setup)
 
     run.facts["teacher"] = assemble.check_teacher(options.model_t, path_t, teacher, test, where)

@@ -1,6 +1,7 @@
 """What a data set is, and what a batch of one is. N samples, K classes, B batch."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,7 @@ class DataSet:
     std: tuple[float, float, float]
     padding: int = 4  # black border from which a training crop of the image's size is cut
     flip: bool = True  # whether half of the training images are mirrored
+    networks: Mapping[str, str] = field(default_factory=dict)  # what a name means for this data
 
     @property
     def image_size(self) -> int:

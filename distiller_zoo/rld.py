@@ -5,6 +5,7 @@ from helper.options import not_negative, option, positive_number
 
 from . import METHODS
 from .base import LogitDistiller, Recipe
+from .dkd import OTHERS_ON_IMAGENET
 from .rows import NEVER, kl, two_way
 
 
@@ -33,9 +34,13 @@ class RLD(LogitDistiller):
 
     @staticmethod
     def pair_defaults(student, teacher, views):
-        """Published runs with logit standardization set 5 and 6 within a family of networks."""
-        within = "logit_stand" in views and family(student) == family(teacher)
-        return {"base_temp": 5.0, "kd_weight": 6.0} if within else {}
+        """Published runs on ImageNet; with logit standardization, within a family of networks."""
+        on_imagenet = OTHERS_ON_IMAGENET.get((teacher, student))
+        settings = {} if on_imagenet is None else {"rld_beta": on_imagenet}
+        if "logit_stand" not in views:
+            return settings if on_imagenet is None else {**settings, "kd_T": 1.0}
+        within = family(student) == family(teacher)
+        return {**settings, "base_temp": 5.0, "kd_weight": 6.0} if within else settings
 
     def per_row(self, student, teacher, labels):
         """(M, K), (M, K), (M,) -> (M,)"""

@@ -4,6 +4,7 @@ Each takes and returns `Rows`, so that any number of them chain in front of any 
 V views, B batch, K classes, R regions, n noisy copies.
 """
 
+import warnings
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
 
@@ -50,7 +51,13 @@ class ScaleDecoupling:
     def __init__(self, options, setup):
         self.scales = options.sdd
         for who in (setup.student, setup.teacher):
-            who.region_logits(self.scales)  # raises ValueError where there are no such regions
+            who.region_logits(self.scales)  # raises ValueError where there are no regions
+            if (finest := max(self.scales)) > (least := min(who.last_map.shape[2:])):
+                warnings.warn(
+                    f"a last map of {least} x {least} is cut into {finest} x {finest} regions: "
+                    "several of them are the same place",
+                    stacklevel=2,
+                )
 
     def __call__(self, rows, student, teacher, labels):
         s, t = student.region_logits(self.scales), teacher.region_logits(self.scales)  # (R, B, K)

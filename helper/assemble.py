@@ -9,6 +9,7 @@ import torch
 from dataset import DATASETS
 from dataset.base import DataSet
 from dataset.loader import Loader
+from dataset.stream import StreamedSet, StreamLoader
 from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import Distiller, Setup
 from helper import checkpoint, cli, teachers
@@ -22,22 +23,30 @@ from models.any import build as build_network
 from models.base import Classifier
 
 TEST_BATCH = 500  # images a step where nothing is trained
+AnySet = DataSet | StreamedSet
 
 
-def load_data(options: Resolved) -> DataSet:
+def load_data(options: Resolved) -> AnySet:
     """The data set that --dataset names."""
     entry = DATASETS[options.dataset]
     return in_turn(lambda: entry.load(options.read(entry.Options)))
 
 
-def loaders(data: DataSet, options: Resolved, seed: int, device: torch.device):
+def loaders(data: AnySet, options: Resolved, seed: int, device: torch.device):
     """Training and test loader."""
+    return tuple(loader(data, split, options, seed, device) for split in ("train", "test"))
+
+
+def loader(data: AnySet, split: str, options: Resolved, seed: int, device: torch.device):
+    """The batches of one split that this process has."""
     mine = {"seed": seed, "device": device, "rank": rank(), "ranks": ranks()}
-    train = Loader(data, "train", options.batch_size, **mine)
-    return train, Loader(data, "test", TEST_BATCH, **mine)
+    if isinstance(data, StreamedSet):
+        return StreamLoader(data, split, options.batch_size, workers=options.num_workers, **mine)
+    size = options.batch_size if split == "train" else TEST_BATCH
+    return Loader(data, split, size, **mine)
 
 
-def facts_of(data: DataSet) -> dict[str, Any]:
+def facts_of(data: AnySet) -> dict[str, Any]:
     """What a run remembers of its data."""
     return {
         "data": data.name,
@@ -48,15 +57,18 @@ def facts_of(data: DataSet) -> dict[str, Any]:
     }
 
 
-def network(name: str, data: DataSet) -> Classifier:
+def network(name: str, data: AnySet) -> Classifier:
     """A new network for the classes and the image size of a data set."""
-    return build_network(name, len(data.classes), data.image_size)
+    return build_network(data.networks.get(name, name), len(data.classes), data.image_size)
 
 
 def teacher_path(options: Resolved) -> Path:
     """Checkpoint of the teacher: the given one, else the published one, fetched."""
     if options.path_t:
         return Path(options.path_t)
+    entry = DATASETS[options.dataset]
+    if hasattr(entry, "pretrained"):
+        return in_turn(lambda: entry.pretrained(options.model_t))
     if options.dataset != teachers.DATASET:
         raise UserError(
             f"the published teachers know {teachers.DATASET}, not {options.dataset}: train one "
@@ -65,11 +77,11 @@ def teacher_path(options: Resolved) -> Path:
     return in_turn(lambda: teachers.find_or_fetch(options.model_t, Path(options.save_dir)))
 
 
-def load_teacher(name: str, path: Path, data: DataSet) -> Classifier:
-    """The teacher with its weights, frozen."""
-    teacher = network(name, data)
-    checkpoint.load_weights(teacher, path, f"{name} with {len(data.classes)} classes")
-    return teacher.eval().requires_grad_(False)
+def load_frozen(name: str, path: Path, data: AnySet) -> Classifier:
+    """A network with the weights of a checkpoint, in eval and never trained."""
+    trained = network(name, data)
+    checkpoint.load_weights(trained, path, f"{name} with {len(data.classes)} classes")
+    return trained.eval().requires_grad_(False)
 
 
 def probed(options: Resolved) -> tuple[str, Path]:
@@ -94,20 +106,15 @@ def check_teacher(
 ) -> dict[str, Any]:
     """Say how good the teacher is -> what the run remembers of it."""
 
-    def predict(images):
-        with numerics.autocast():
-            return teacher(numerics.images(images, "teacher")).float()
-
-    teacher = numerics.place(teacher, "teacher")
-    scores = measure(predict, test)
+    scores = measure(numerics.predictor(teacher, "teacher"), test)
     print(f"teacher {name}: {scores['acc']:.2f} % (top-5 {scores['acc_top5']:.2f}), {path}")
     return {"model": name, "path": str(path), "sha256": checkpoint.sha256(path), **scores}
 
 
 @torch.no_grad()
-def method_setup(student: Classifier, teacher: Classifier, train: Loader) -> Setup:
-    """What a method may read before training: the features of one batch, the labels."""
-    images = next(train.batches(0)).images[:2].cpu()
+def method_setup(student: Classifier, teacher: Classifier, image_size: int, train: Loader) -> Setup:
+    """What a method may read before training: the features of two images, the labels."""
+    images = torch.zeros(2, 3, image_size, image_size)
     return Setup(
         student.cpu().eval().features(images),
         teacher.cpu().eval().features(images),
@@ -130,12 +137,12 @@ def kd_and_method(options: Resolved, setup: Setup) -> tuple[Distiller, Distiller
     return kd, method
 
 
-def teacher_folder(options: Resolved, data: DataSet) -> Path:
+def teacher_folder(options: Resolved, data: AnySet) -> Path:
     name = f"{plain(options.model)}_{data.name}_trial_{options.trial}"
     return Path(options.save_dir) / "models" / name
 
 
-def student_folder(options: Resolved, data: DataSet) -> Path:
+def student_folder(options: Resolved, data: AnySet) -> Path:
     views = [
         "-".join([name, *map(str, value)]) if isinstance(value, tuple) else name
         for name in cli.chosen_views(options.values)
@@ -150,7 +157,7 @@ def student_folder(options: Resolved, data: DataSet) -> Path:
     return Path(options.save_dir) / "student_model" / name
 
 
-def probe_folder(options: Resolved, data: DataSet) -> Path:
+def probe_folder(options: Resolved, data: AnySet) -> Path:
     source = plain(Path(options.path_s).absolute().parent.name)
     name = f"{source}_to_{data.name}_trial_{options.trial}"
     return Path(options.save_dir) / "linear_probe" / name

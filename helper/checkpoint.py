@@ -131,7 +131,16 @@ def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], path, na
     if problems:
         rest = len(missing) + len(extra) + len(reshaped) - len(problems)
         more = f" (and {rest} more)" if rest else ""
-        raise UserError(f"{path} does not fit {name}: {'; '.join(problems)}{more}")
+        raise UserError(f"{path}{said(path)} does not fit {name}: {'; '.join(problems)}{more}")
+
+
+def said(path: str | Path) -> str:
+    """What a checkpoint says of itself: ' (resnet20 with 10 classes)'; empty where it is silent."""
+    content = load(path)
+    if not isinstance(content, Mapping) or not (known := content.get("model_name")):
+        return ""
+    classes = content.get("classes")
+    return f" ({known} with {len(classes)} classes)" if classes else f" ({known})"
 
 
 def model_name(path: str | Path) -> str | None:

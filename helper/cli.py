@@ -10,18 +10,23 @@ from typing import Any
 from dataset import DATASETS
 from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import LogitDistiller
-from helper import checkpoint, distributed, teachers
+from helper import checkpoint, config, distributed, teachers
 from helper.device import DeviceOptions
 from helper.errors import UserError
 from helper.loop import RecipeOptions, in_proportion
-from helper.options import Parser, Resolved, count, not_negative, option, resolve
+from helper.options import Parser, Resolved, count, not_negative, option, positive, resolve
 from helper.run import RunOptions
 from models import MODELS
 
 
 @dataclass(frozen=True)
+class ConfigOptions:
+    cfg: str = option("", "YAML file of flags; those on the command line win over it")
+
+
+@dataclass(frozen=True)
 class DataOptions:
-    dataset: str = option("cifar100", f"one of {', '.join(DATASETS)}")
+    dataset: str = option("cifar100", f"one of {', '.join(DATASETS)}", "-d")
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,18 @@ class TeacherOptions:
 class TransferOptions:
     path_s: str = option("", "checkpoint whose features are probed")
     model_s: str = option("", "its network (default: what the file says)")
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    ckpt: str = option("", "checkpoint to evaluate", "-c", "--checkpoint")
+    model: str = option("", "its network (default: what the file says)", "-m")
+    per_class: bool = option(False, "the accuracy of each class as well")
+    json: str = option("", "file to write the numbers to")
+    batch_size: int = option(500, "images a step", parse=positive)
+    num_workers: int = option(
+        8, "processes that read image files; data sets in memory need none", parse=count
+    )
 
 
 @dataclass(frozen=True)
@@ -62,7 +79,7 @@ class StudentOptions:
     no_pair_defaults: bool = option(False, "leave out what papers set for single pairs of networks")
 
 
-COMMON = (DataOptions, RecipeOptions, DeviceOptions, RunOptions)
+COMMON = (ConfigOptions, DataOptions, RecipeOptions, DeviceOptions, RunOptions)
 LOST = "error: a process of this run ended; --resume goes on after the last whole epoch"
 PROBE_RECIPE = {"epochs": 120, "lr_decay_epochs": (30, 60, 90), "learning_rate": 0.05}
 
@@ -70,7 +87,8 @@ PROBE_RECIPE = {"epochs": 120, "lr_decay_epochs": (30, 60, 90), "learning_rate":
 def parse_teacher(argv: Sequence[str]) -> Resolved:
     """Command line of train_teacher.py -> its options."""
     classes, typed = parse((TeacherOptions, *COMMON), argv, "Train a network without a teacher.")
-    return resolve(classes, ("typed", typed))
+    layer = data_layer(typed, "model")
+    return resolve(classes, layer, ("typed", typed))
 
 
 def parse_transfer(argv: Sequence[str]) -> Resolved:
@@ -83,6 +101,13 @@ def parse_transfer(argv: Sequence[str]) -> Resolved:
     return resolve(classes, ("linear probe", probe), ("typed", typed))
 
 
+def parse_eval(argv: Sequence[str]) -> Resolved:
+    """Command line of tools/eval.py -> its options."""
+    about = "Say how good a checkpoint is on the test split of a data set."
+    classes, typed = parse((EvalOptions, ConfigOptions, DataOptions, DeviceOptions), argv, about)
+    return resolve(classes, ("typed", typed))
+
+
 def parse_student(argv: Sequence[str]) -> Resolved:
     """Command line of train_student.py -> its options.
 
@@ -92,12 +117,15 @@ def parse_student(argv: Sequence[str]) -> Resolved:
     classes, typed = parse((StudentOptions, *COMMON), argv, about, students=True)
     name = typed.get("distill", StudentOptions.distill)
     method, views = METHODS[name], chosen_views(typed)
-    teacher = teacher_name(typed)
+    teacher, data = teacher_name(typed), data_layer(typed, "model_s")
+    if not method.recipe.warmup:
+        data[1].pop("warmup", None)
     pair = {}
     if not typed.get("no_pair_defaults"):
-        student = typed.get("model_s", StudentOptions.model_s)
+        student = typed.get("model_s", data[1].get("model_s", StudentOptions.model_s))
         pair = method.pair_defaults(student, teacher, views)
-    layers = [(f"recipe of {name}", {**vars(method.recipe), "model_t": teacher}), ("pair", pair)]
+    layers = [(f"recipe of {name}", {**vars(method.recipe), "model_t": teacher}), data]
+    layers.append(("pair", pair))
     layers += [view_defaults(view, {**pair, **typed}, method) for view in views]
     options = resolve(classes, *layers, ("typed", typed))
     if method is METHODS["kd"] and options.beta:
@@ -112,6 +140,29 @@ def parse_student(argv: Sequence[str]) -> Resolved:
     return options
 
 
+def data_set(typed: Mapping[str, Any]) -> type:
+    """The data set of a command line."""
+    return DATASETS[typed.get("dataset", DataOptions.dataset)]
+
+
+def data_layer(typed: Mapping[str, Any], trained: str) -> tuple[str, dict[str, Any]]:
+    """What a data set has in the recipe's place; `trained` is the flag of the trained network.
+
+    A data set may have a static `recipe(typed)`: option -> value, and a `student` and a `teacher`,
+    the networks to take where none is named.
+    """
+    entry = data_set(typed)
+    layer = entry.recipe(typed) if hasattr(entry, "recipe") else {}
+    if "lr_decay_epochs" in layer:
+        of = layer["epochs"]
+        decays = in_proportion(layer["lr_decay_epochs"], of, typed.get("epochs", of))
+        layer["lr_decay_epochs"] = decays
+    if hasattr(entry, "student"):
+        layer[trained] = entry.student
+    name = typed.get("dataset", DataOptions.dataset)
+    return f"recipe of {name}", layer
+
+
 def has_effect(view: type, method: type, options: Resolved) -> bool:
     """Whether a view that is on changes a term of the objective."""
     on_features = hasattr(view, "wrapper") and options.beta
@@ -121,7 +172,8 @@ def has_effect(view: type, method: type, options: Resolved) -> bool:
 def teacher_name(typed: dict[str, Any]) -> str:
     """The teacher's network: the one typed, else the one its checkpoint is of, else the default."""
     if typed.get("model_t") or not typed.get("path_t"):
-        return typed.get("model_t") or teachers.DEFAULT
+        usual = getattr(data_set(typed), "teacher", teachers.DEFAULT)
+        return typed.get("model_t") or usual
     return checkpoint.network_of(typed["path_t"], "--model_t")
 
 
@@ -150,9 +202,13 @@ def parse(
     so that a flag of another method is an error.
     """
     chooser = Parser()
-    chooser.add(DataOptions, *([StudentOptions] if students else []))
+    chooser.add(ConfigOptions, DataOptions, *([StudentOptions] if students else []))
     chooser.add_switches(*(VIEWS[name].Options for name in VIEWS if students))
-    chosen = vars(chooser.parse_known_args(strip_help(argv))[0])
+    path = vars(chooser.parse_known_args(strip_help(argv))[0]).get("cfg")
+    words = config.words_of(path) if path else []
+    with config.in_file(path):
+        chosen = vars(chooser.parse_known_args(words)[0])
+    chosen |= vars(chooser.parse_known_args(strip_help(argv))[0])
 
     classes = [*general, DATASETS[chosen.get("dataset", DataOptions.dataset)].Options]
     if students:
@@ -167,10 +223,25 @@ def parse(
         print(parser.format_help())
         print(f"networks: {', '.join(MODELS)}")
         raise SystemExit(0)
-    typed, unknown = parser.parse_known_args(argv)
+    typed = read_words(parser, argv)
+    with config.in_file(path):
+        configured = read_words(parser, words)
+    for name in configured.keys() & typed.keys():
+        if configured[name] != typed[name]:
+            warnings.warn(
+                f"--{name} is {typed[name]} on the command line and {configured[name]} in {path}: "
+                "the command line wins",
+                stacklevel=2,
+            )
+    return classes, {**configured, **typed}
+
+
+def read_words(parser: Parser, words: Sequence[str]) -> dict[str, Any]:
+    """The values that a command line sets; UserError for a word that is none of its flags."""
+    typed, unknown = parser.parse_known_args(words)
     if unknown:
         raise UserError(explain_unknown(unknown[0], parser))
-    return classes, vars(typed)
+    return vars(typed)
 
 
 def strip_help(argv: Sequence[str]) -> list[str]:

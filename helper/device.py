@@ -118,6 +118,16 @@ class Numerics:
         """The batch (B, 3, H, W) in the layout of that network."""
         return images.contiguous(memory_format=self._layout(role))
 
+    def predictor(self, network: nn.Module, role: str) -> Callable[[Tensor], Tensor]:
+        """A network in eval as a function from images (B, 3, H, W) to float32 logits (B, K)."""
+        network = self.compiled(self.place(network.eval(), role))
+
+        def predict(images):
+            with self.autocast():
+                return network(self.images(images, role)).float()
+
+        return predict
+
     def compiled(self, function: Callable) -> Callable:
         return torch.compile(function) if self.compile else function
 

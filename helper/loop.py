@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +55,7 @@ class RecipeOptions:
     )
     save_freq: int = option(40, "epochs between two kept checkpoints", parse=positive)
     num_workers: int = option(
-        8, "accepted, not needed: images are prepared on the device", parse=count
+        8, "processes that read image files; data sets in memory need none", parse=count
     )
 
 
@@ -166,11 +166,19 @@ def evaluate(task: Task, loader: Loader) -> dict[str, float]:
 
 
 @torch.no_grad()
-def measure(predict, loader: Loader) -> dict[str, float]:
-    """The same of any function from images (b, 3, H, W) to logits (b, K)."""
+def measure(
+    predict: Callable[[Tensor], Tensor],
+    loader: Loader,
+    look: Callable[[Tensor, Tensor], None] = lambda logits, labels: None,
+) -> dict[str, float]:
+    """The same of any function from images (b, 3, H, W) to logits (b, K).
+
+    `look` is shown logits (B, K) and labels (B,) of each batch.
+    """
     meter = Meter("test ")
     for batch in loader.batches(0):
         logits = distributed.whole(predict(batch.images), len(batch.labels))
+        look(logits, batch.labels)
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices  # (B, 5)
         hits = (ranked == batch.labels[:, None]).double()
         meter.add(

@@ -32,7 +32,7 @@ class RunOptions:
 # What may differ between a run and its continuation: none of it changes a number.
 FREE_TO_CHANGE = {
     "resume", "overwrite", "wandb", "save_dir", "data_dir", "cache_dir", "path_t", "path_s",
-    "print_freq", "tb_freq", "save_freq", "num_workers", "device", "compile",
+    "print_freq", "tb_freq", "cfg", "save_freq", "num_workers", "device", "compile",
 }  # fmt: skip
 
 

@@ -32,15 +32,13 @@ class Features:
     def region_logits(self, scales: tuple[int, ...]) -> Tensor:
         """Logits of every cell of an s x s grid, row by row, for each s in `scales`: (R, B, K).
 
-        Raises ValueError where there is no map to cut, or it has fewer cells than the finest grid.
+        A grid finer than the map repeats its places. ValueError where there is no map to cut.
         """
         if self.last_map is None:
             raise ValueError("regions need a network whose classifier reads the mean of a map")
         height, width = self.last_map.shape[2:]
-        if max(scales) > min(height, width):
-            raise ValueError(
-                f"a {height}x{width} last map has no {max(scales)}x{max(scales)} regions"
-            )
+        if max(scales) > 1 == min(height, width):
+            raise ValueError(f"a {height}x{width} last map has no regions")
         x = self.last_map.flatten(2)  # (B, C, H * W)
         cells = x @ region_means(height, width, scales, x.dtype, x.device)  # (B, C, R)
         return self.head(cells.permute(2, 0, 1))

@@ -83,7 +83,10 @@ LINES = [
     (f"{STUDENT}", "the published teachers know cifar100, not fake: train one.*--path_t"),
     (f"{PROBE}", "no --path_s"),
     (f"{PROBE} --path_s nowhere.pth", "no checkpoint nowhere.pth"),
-    (f"{STUDENT} --path_t bare.pth --model_t resnet8 --sdd 1,2,4", "2x2 last map has no 4x4"),
+    (
+        f"train_student --model_s MobileNetV1 {FAKE} --path_t bare.pth --model_t resnet8 --sdd 1,2",
+        "--sdd: a 1x1 last map has no regions",
+    ),
     # methods
     (
         f"{STUDENT} --nce_k 8",

@@ -123,8 +123,10 @@ def test_regions_are_the_means_of_cells():
     last, head = shown.last_map, shown.head
     torch.testing.assert_close(regions[1 + 1], head(last[:, :, :4, 4:].mean(dim=(2, 3))))
     torch.testing.assert_close(regions[5 + 6], head(last[:, :, 2:4, 4:6].mean(dim=(2, 3))))
-    with pytest.raises(ValueError, match="8x8 last map has no 16x16 regions"):
-        shown.region_logits((1, 16))
+    finer = shown.region_logits((1, 16))[1:].view(16, 16, 2, 5)  # each place of the 8x8 map, often
+    torch.testing.assert_close(finer[9, 4], head(last[:, :, 4, 2]))
+    with pytest.raises(ValueError, match="1x1 last map has no regions"):
+        MODELS["resnet8"](5).eval().features(torch.randn(2, 3, 4, 4)).region_logits((1, 2))
 
 
 def test_half_precision_features_become_single():

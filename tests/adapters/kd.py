@@ -52,7 +52,8 @@ class Patches(Features):
 
 
 def patches(logits) -> Patches:
-    return Patches(None, (), (), None, None, logits, None)
+    a_map = logits.new_empty(1, 1, 4, 4)
+    return Patches(None, (), (), a_map, None, logits, None)
 
 
 def sdd(case, make_method) -> Subject:

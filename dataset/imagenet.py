@@ -1,0 +1,99 @@
+"""ImageNet, and any folder laid out like it, read from disk as a run trains."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+
+from dataset import DATASETS
+from dataset.base import check_size
+from dataset.folder import class_names, list_files, split_folders
+from dataset.stream import StreamedSet
+from helper.errors import UserError
+from helper.options import option, positive
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BATCH, RATE = 512, 0.2  # the rate grows with the batch
+
+
+@DATASETS.register("imagenet")
+class ImageNet:
+    """ImageNet (Russakovsky et al., IJCV 2015): train/CLASS/IMAGE and val/CLASS/IMAGE, of any size.
+
+    The networks are torchvision's, and so are their published weights: ResNet34 as a teacher needs
+    no --path_t.
+    """
+
+    networks = {
+        "ResNet18": "torchvision:resnet18",
+        "ResNet34": "torchvision:resnet34",
+        "ResNet50": "torchvision:resnet50",
+        "ResNet101": "torchvision:resnet101",
+        "MobileNetV2": "torchvision:mobilenet_v2",
+    }
+    teacher, student = "ResNet34", "ResNet18"  # where none is named
+
+    @dataclass(frozen=True)
+    class Options:
+        data_dir: str = option("./data/imagenet", "folder that holds train/ and val/")
+        image_size: int = option(224, "side of the crops", parse=positive)
+        skip_corrupt: bool = option(False, "leave out files that are no images, and name them")
+
+    @staticmethod
+    def recipe(typed: Mapping[str, Any]) -> dict[str, Any]:
+        """What the field trains on ImageNet with, beside what was typed."""
+        return {
+            "epochs": 100,
+            "batch_size": BATCH,
+            "learning_rate": RATE * typed.get("batch_size", BATCH) / BATCH,
+            "lr_decay_epochs": (30, 60, 90),
+            "weight_decay": 1e-4,
+            "warmup": 1,
+        }
+
+    @staticmethod
+    def load(options: Options) -> StreamedSet:
+        root = Path(options.data_dir)
+        check_size(options.image_size)
+        folders = split_folders(root)
+        classes = class_names(*folders)
+        train, test = (list_files(folder, classes) for folder in folders)
+        return StreamedSet(
+            root.resolve().name,
+            train,
+            test,
+            classes,
+            MEAN,
+            STD,
+            options.image_size,
+            ImageNet.networks,
+            options.skip_corrupt,
+        )
+
+    @staticmethod
+    def pretrained(name: str) -> Path:
+        """The published weights of a network, fetched when they are not in torch's cache.
+
+        Raises UserError where there are none, or they cannot be fetched.
+        """
+        from helper.vision import torchvision  # takes seconds to import
+
+        source, _, rest = ImageNet.networks.get(name, name).partition(":")
+        if source != "torchvision" or rest not in torchvision.models.list_models():
+            raise UserError(f"there are no published weights of {name}: give them with --path_t")
+        url = torchvision.models.get_model_weights(rest)["IMAGENET1K_V1"].url
+        path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                digest = torch.hub.HASH_REGEX.search(path.name)[1]  # ends the file's name
+                torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)
+            except (URLError, OSError, RuntimeError) as error:
+                raise UserError(
+                    f"the weights of {name} cannot be fetched ({error}): put {url} where it is "
+                    f"reachable into {path.parent}, or give a checkpoint with --path_t"
+                ) from None
+        return path

@@ -1,0 +1,171 @@
+"""Data sets too large for memory: files that are read, augmented and batched as a run trains.
+
+N samples, B batch, b a process's share of it, S x S images.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dataset.augment import draw, normalise, order, scale_and_shift
+from dataset.base import Batch
+from dataset.folder import Files, open_image
+from dataset.loader import shares
+from helper.errors import UserError
+
+CROP = 4  # purpose of a draw, after those of dataset.augment
+CENTRE = 224 / 256  # share of the scaled image's shorter side that is cut out for a test
+AHEAD = 4  # batches that each worker prepares in advance
+
+
+@dataclass(frozen=True)
+class StreamedSet:
+    """A training and a test split of image files, and how they are shown to a network."""
+
+    name: str
+    train: Files
+    test: Files
+    classes: tuple[str, ...]  # K names
+    mean: tuple[float, float, float]  # of images in [0, 1]
+    std: tuple[float, float, float]
+    image_size: int
+    networks: Mapping[str, str] = field(default_factory=dict)  # what a name means for this data
+    skip_corrupt: bool = False
+
+
+class StreamLoader:
+    """Batches of one split with the contract of `dataset.loader.Loader`, from files on disk.
+
+    Training images are cropped at random (8 to 100 % of the area, Szegedy et al., Going Deeper with
+    Convolutions, CVPR 2015) and mirrored; test images are scaled and cut out of the middle. All
+    choices follow from (seed, epoch, sample), whatever the number of workers.
+
+    A file that is no image is a UserError, or is left out of its batch with `skip_corrupt`: then it
+    is named once, and counted at the end of each pass.
+    """
+
+    def __init__(
+        self,
+        data: StreamedSet,
+        split: Literal["train", "test"],
+        batch_size: int,
+        seed: int,
+        device: torch.device | str,
+        rank: int = 0,
+        ranks: int = 1,
+        workers: int = 0,
+    ):
+        files: Files = getattr(data, split)
+        workers = min(workers, os.cpu_count() or 1)
+        if data.skip_corrupt and ranks > 1:
+            raise UserError(
+                "--skip_corrupt needs one process, since all have to know what is in a batch: "
+                "remove the files it names"
+            )
+        self.training, self.seed, self.skip = split == "train", seed, data.skip_corrupt
+        self.labels = torch.tensor(files.labels).to(device)  # (N,)
+        self._batch_size, self._shares = (
+            batch_size,
+            shares(len(files.paths), batch_size, rank, ranks),
+        )
+        self._scale, self._shift = scale_and_shift(data.mean, data.std, device)  # (3, 1, 1) each
+        self._sampler = Sampler(self._shares)
+        self._corrupt: set[str] = set()
+        self._batches = DataLoader(
+            Images(files.paths, data.image_size, self.training, seed),
+            batch_sampler=self._sampler,
+            num_workers=workers,
+            collate_fn=together,
+            pin_memory=torch.device(device).type == "cuda",
+            persistent_workers=workers > 0,
+            prefetch_factor=AHEAD if workers else None,
+            generator=torch.Generator(),  # it draws seeds for workers, which are of no use here
+        )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self._shares)
+
+    def batches(self, epoch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch: shuffled and augmented, or the test split as it is."""
+        n, device, skipped = len(self.labels), self.labels.device, 0
+        places = order(self.seed, epoch, n) if self.training else torch.arange(n)
+        self._sampler.epoch, self._sampler.places = epoch, places.tolist()
+        every = places.to(device).split(self._batch_size)
+        for (pixels, good, problems), index in zip(self._batches, every, strict=True):
+            if problems:
+                skipped += len(problems)
+                self._report(problems)
+                index = index[good.to(device)]
+            if len(index):
+                pixels = pixels.to(device, non_blocking=True)
+                images = normalise(pixels, self._scale, self._shift)
+                yield Batch(images, self.labels[index], index)
+        if skipped:
+            print(f"{skipped} of {n} files are no images and were skipped", file=sys.stderr)
+
+    def _report(self, problems: list[str]) -> None:
+        for problem in problems:
+            if not self.skip:
+                raise UserError(f"{problem}, or skip such files with --skip_corrupt")
+            if problem not in self._corrupt:
+                print(f"skipped: {problem}", file=sys.stderr)
+        self._corrupt.update(problems)
+
+
+class Sampler:
+    """Which samples a process reads for each batch: (epoch, place) of every image of its share."""
+
+    def __init__(self, spans: list[tuple[int, int]]):
+        self.spans, self.epoch, self.places = spans, 0, []
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for lo, hi in self.spans:
+            yield [(self.epoch, place) for place in self.places[lo:hi]]
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+
+class Images(Dataset):
+    """(epoch, place) -> (3, S, S) uint8, or what is wrong with that file."""
+
+    def __init__(self, paths: list[str], size: int, training: bool, seed: int):
+        importlib.import_module("helper.vision")  # lets torchvision be imported; takes seconds
+        v2 = importlib.import_module("torchvision.transforms.v2")
+        if training:
+            shown = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
+        else:
+            shown = [v2.Resize(round(size / CENTRE)), v2.CenterCrop(size)]
+        self.paths, self.seed = paths, seed
+        self.transform = v2.Compose([*shown, v2.PILToTensor()])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: tuple[int, int]) -> Tensor | str:
+        epoch, place = key
+        try:
+            image = open_image(self.paths[place])
+        except UserError as error:
+            return str(error)
+        own = draw(self.seed, epoch, CROP, torch.tensor([place])).item()
+        with torch.random.fork_rng(devices=[]):  # the run's own generator stays where it is
+            torch.manual_seed(own)
+            return self.transform(image)
+
+
+def together(items: list[Tensor | str]) -> tuple[Tensor, Tensor, list[str]]:
+    """Images (3, S, S) or problems -> those (b, 3, S, S), which of all they are, the problems."""
+    good = torch.tensor([isinstance(item, Tensor) for item in items], dtype=torch.bool)
+    images = [item for item in items if isinstance(item, Tensor)]
+    problems = [item for item in items if isinstance(item, str)]
+    pixels = torch.stack(images) if images else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+    return pixels, good, problems

@@ -1,0 +1,164 @@
+"""Images that are read from disk as a run trains."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataset import DATASETS
+from dataset.imagenet import MEAN, STD
+from dataset.stream import StreamLoader
+from helper import cli
+from helper.errors import UserError
+
+BAD = "train/n02/broken.JPEG"
+HOW = "--dataset imagenet --data_dir images --image_size 32 --batch_size 4 --num_workers 0"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three classes of JPEGs, no two of one size."""
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 4), ("val", 3)):
+        for c, name in enumerate(("n01", "n02", "n03")):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 60, (40 + 7 * i, 90 - 9 * i, 3)) + 80 * c
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.JPEG")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def broken(root):
+    (root / BAD).write_bytes(b"\xff\xd8 no image")
+    return root
+
+
+def load(root, **options):
+    entry = DATASETS["imagenet"]
+    return entry.load(entry.Options(data_dir=str(root), image_size=32, **options))
+
+
+def batches(data, split="train", epoch=1, **how):
+    given = {"batch_size": 4, "seed": 3, "device": "cpu"} | how
+    return list(StreamLoader(data, split, **given).batches(epoch))
+
+
+def test_what_is_shown_follows_from_seed_epoch_and_sample(root):
+    data = load(root)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first, again, workers = batches(data), batches(data), batches(data, workers=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    for a, b, c in zip(first, again, workers, strict=True):
+        assert all(map(torch.equal, a, b))
+        assert all(map(torch.equal, a, c))
+    seen = {epoch: torch.cat([b.images for b in batches(data, epoch=epoch)]) for epoch in (1, 2)}
+    assert not torch.equal(seen[1], seen[2])
+    assert sorted(torch.cat([b.index for b in first]).tolist()) == list(range(12))
+
+
+def test_processes_together_read_the_batches_of_one(root):
+    data = load(root)
+    alone = batches(data, "train", 2)
+    shares = [batches(data, "train", 2, rank=rank, ranks=3) for rank in range(3)]
+    for whole, *parts in zip(alone, *shares, strict=True):
+        assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+        assert all(torch.equal(part.labels, whole.labels) for part in parts)
+
+
+def test_a_test_image_is_the_middle_of_the_scaled_one(root):
+    data = load(root)
+    image = Image.open(root / "val" / "n02" / "1.JPEG").convert("RGB")  # 81 x 47
+    scale = 37 / 47  # 32 / (224 / 256), rounded
+    image = image.resize((int(37 * 81 / 47), 37), Image.Resampling.BILINEAR)
+    left, top = round((image.width - 32) / 2), round((37 - 32) / 2)
+    pixels = np.asarray(image.crop((left, top, left + 32, top + 32)), dtype=np.float64) / 255
+    wanted = torch.tensor((pixels - MEAN) / STD).permute(2, 0, 1).float()
+    shown = torch.cat([batch.images for batch in batches(data, "test")])[3 + 1]
+    assert scale < 1
+    torch.testing.assert_close(shown, wanted, rtol=0, atol=1e-5)
+
+
+def test_a_broken_file_is_an_error_that_names_it(broken):
+    with pytest.raises(UserError, match=rf"{BAD} is no readable image .* --skip_corrupt"):
+        batches(load(broken))
+
+
+def test_a_broken_file_is_skipped_named_once_and_counted(broken, capsys):
+    data = load(broken, skip_corrupt=True)
+    loader = StreamLoader(data, "train", 4, 3, "cpu")
+    place = data.train.paths.index(str(broken / BAD))
+    for epoch in (1, 2):
+        seen = torch.cat([batch.index for batch in loader.batches(epoch)]).tolist()
+        assert sorted([*seen, place]) == list(range(13))
+    assert all(
+        torch.equal(b.labels, torch.tensor(data.train.labels)[b.index]) for b in loader.batches(1)
+    )
+    err = capsys.readouterr().err
+    assert err.count(f"skipped: {broken / BAD}") == 1
+    assert err.count("1 of 13 files are no images and were skipped") == 3
+    alone = list(StreamLoader(data, "train", 1, 3, "cpu").batches(1))
+    assert len(alone) == 12  # a batch of nothing but that file is none
+    with pytest.raises(UserError, match="--skip_corrupt needs one process"):
+        StreamLoader(data, "train", 4, 3, "cpu", rank=0, ranks=2)
+
+
+def test_teacher_and_student_train(run, root, capsys):
+    run(f"train_teacher {HOW} --epochs 1")
+    path = "save/models/ResNet18_images_trial_1/ckpt_epoch_1.pth"
+    run(f"train_student {HOW} --path_t {path} --model_t ResNet18 --model_s MobileNetV1 --epochs 1")
+    assert "MobileNetV1: last" in capsys.readouterr().out
+
+
+def test_resumed_as_if_never_stopped(run, root, tmp_path, monkeypatch):
+    from helper.run import Run
+
+    line = f"train_teacher {HOW} --model MobileNetV1 --epochs 2 --learning_rate 0.01"
+    run(f"{line} --save_dir whole")
+    finish = Run.finish_epoch
+
+    def stop(self, epoch, *rest):
+        finish(self, epoch, *rest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish_epoch", stop)
+        with pytest.raises(SystemExit):
+            run(f"{line} --save_dir stopped")
+    run(f"{line} --save_dir stopped --resume")
+    ends = [
+        json.loads(next(tmp_path.glob(f"{name}/models/*/run.json")).read_text())["last"]
+        for name in ("whole", "stopped")
+    ]
+    for numbers in ends:
+        del numbers["seconds"], numbers["images_per_s"]
+    assert ends[0] == ends[1]
+
+
+def test_the_recipe_of_the_field():
+    options = cli.parse_student(["--dataset", "imagenet"])
+    assert (options.model_t, options.model_s) == ("ResNet34", "ResNet18")
+    options = cli.parse_student(["--dataset", "imagenet", "--batch_size", "256", "--epochs", "10"])
+    assert (options.learning_rate, options.lr_decay_epochs) == (0.1, (3, 6, 9))
+    assert cli.parse_teacher(["--dataset", "imagenet"]).model == "ResNet18"
+
+
+def test_published_weights_are_found_or_explained(root, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    pretrained = DATASETS["imagenet"].pretrained
+    with pytest.raises(UserError, match=r"weights of ResNet34 cannot be fetched \(no network\)"):
+        pretrained("ResNet34")
+    with pytest.raises(UserError, match="no published weights of MobileNetV1"):
+        pretrained("MobileNetV1")
+    path = tmp_path / "hub" / "checkpoints" / "resnet34-b627a593.pth"
+    path.touch()
+    assert pretrained("ResNet34") == path

@@ -1,0 +1,102 @@
+"""tools/train.py and tools/eval.py."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from helper import checkpoint, cli
+from models.any import build
+from tools import eval as tool
+from tools.train import translated
+
+ROOT = Path(__file__).resolve().parent.parent
+FAKE = "--fake_size 40 --fake_classes 4 --image_size 16"
+PUBLISHED = [  # forms of the predecessors' READMEs
+    "--cfg configs/cifar100/sdd_kd/resnet32x4_resnet8x4.yaml --gpu 0 --M [1,2]",
+    "--cfg configs/cifar100/sdd_dkd/wrn_40_2_resnet8x4.yaml --gpu 1 --M [1,2,4]",
+    "--cfg configs/cifar100/kd/vgg13_vgg8.yaml --logit-stand --base-temp 2 --kd-weight 9",
+    "--cfg configs/cifar100/rld/ResNet50_MobileNetV2.yaml --same-t --logit-stand",
+    "--cfg configs/cifar100/dkd/resnet56_resnet20.yaml --base-temp 3 --kd-weight 18 --logit-stand",
+    "--cfg configs/imagenet/sdd_kd/ResNet34_ResNet18.yaml --M [1,2]",
+]
+
+
+@pytest.mark.parametrize("line", PUBLISHED)
+def test_published_command_lines_are_understood(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    options = cli.parse_student(translated(line.split()))
+    words = line.split()
+    if "--gpu" in words:
+        assert options.device == f"cuda:{words[words.index('--gpu') + 1]}"
+    if "--M" in words:
+        assert str(list(options.sdd)).replace(" ", "") == words[words.index("--M") + 1]
+    if "--base-temp" in words:
+        assert options.kd_T == float(words[words.index("--base-temp") + 1])
+
+
+@pytest.fixture
+def trained(tmp_path):
+    path = tmp_path / "net.pth"
+    network = build("resnet8", 4, 16)
+    facts = {"model_name": "resnet8", "classes": [f"class {i}" for i in range(4)]}
+    checkpoint.save(path, {"model": network.state_dict(), **facts})
+    return path, network
+
+
+def test_train_runs_a_config(run, trained, tmp_path, monkeypatch):
+    config = tmp_path / "a.yaml"
+    config.write_text("distill: dkd\ndataset: fake\nepochs: 1\nmodel_s: resnet8\nsdd: [1, 2]\n")
+    monkeypatch.chdir(tmp_path)
+    line = f"--cfg {config} --path_t {trained[0]} {FAKE} --M [1,2,4] --logit-stand --device cpu"
+    from tools.train import train
+
+    with pytest.warns(UserWarning, match="the command line wins"):
+        train(line.split())
+    (summary,) = tmp_path.glob("save/student_model/*_dkd_sdd-1-2-4_logit_stand_*/run.json")
+    assert json.loads(summary.read_text())["options"]["beta"] == 9
+
+
+def test_eval_counts_what_is_right(trained, tmp_path, capsys):
+    path, network = trained
+    line = f"-c {path} -d fake {FAKE} --per_class --json {tmp_path / 'n.json'} --device cpu"
+    numbers = tool.evaluate(line.split())
+    assert numbers == json.loads((tmp_path / "n.json").read_text())
+    assert "resnet8 on fake" in capsys.readouterr().out
+
+    from dataset import DATASETS
+    from dataset.loader import Loader
+
+    options = DATASETS["fake"].Options(fake_size=40, fake_classes=4, image_size=16)
+    data = DATASETS["fake"].load(options)
+    (batch,) = Loader(data, "test", 500, 0, "cpu").batches()
+    with torch.no_grad():
+        right = network.eval()(batch.images).argmax(dim=1) == batch.labels
+    assert numbers["acc"] == pytest.approx(100 * right.double().mean().item())
+    for label, name in enumerate(data.classes):
+        wanted = 100 * right[batch.labels == label].double().mean().item()
+        assert numbers["per_class"][name] == pytest.approx(wanted)
+    assert numbers["images"] == len(batch.labels)
+
+
+def test_a_class_without_images_has_no_accuracy():
+    labels = torch.tensor([0, 0, 2])
+    shares = tool.per_class(torch.tensor([0, 1, 2]), labels, ("a", "b", "c"))
+    assert shares == {"a": 50, "b": None, "c": 100}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", "no -c"),
+        ("-c {path} -m resnet20", r"net.pth \(resnet8 with 4 classes\) does not fit resnet20"),
+        ("-c {path} --fake_classes 7", r"\(resnet8 with 4 classes\) does not fit resnet8 with 7"),
+        ("-c nowhere.pth", "no checkpoint nowhere.pth"),
+        ("-c {path} --epochs 3", "unknown argument --epochs"),
+    ],
+)
+def test_eval_explains_what_is_wrong(line, words, trained):
+    size = FAKE.replace("--fake_classes 4", "" if "--fake_classes" in line else "--fake_classes 4")
+    with pytest.raises(cli.UserError, match=words):
+        tool.evaluate(f"-d fake {size} {line.format(path=trained[0])}".split())

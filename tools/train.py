@@ -1,0 +1,37 @@
+"""train_student.py under the command line of DSKD and the logit-standardization code base.
+
+python tools/train.py --cfg configs/cifar100/sdd_kd/resnet32x4_resnet8x4.yaml --M [1,2] --gpu 0
+
+Every flag of train_student.py works; beside them --gpu N is --device cuda:N, and --same-t, the
+temperature that RLD has by itself, may be said.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from helper import cli
+from helper.options import Parser, count
+from train_student import train_student
+
+
+def translated(argv: Sequence[str]) -> list[str]:
+    """The same command line in the words of train_student.py."""
+    parser = Parser()
+    parser.add_argument("--gpu", type=count, metavar="N")
+    parser.add_argument("--same-t", "--same_t", action="store_true")
+    own, words = parser.parse_known_args(argv)
+    if "gpu" in own:
+        words += ["--device", f"cuda:{own.gpu}"]
+    return words
+
+
+def train(argv: Sequence[str]):
+    """Command line -> the run's summary."""
+    return train_student(translated(argv))
+
+
+if __name__ == "__main__":
+    cli.main(train)
