@@ -4,7 +4,7 @@ from helper.options import not_negative, option, positive_number
 
 from . import METHODS
 from .base import LogitDistiller, Recipe
-from .rows import check_others, kl, two_way, without
+from .rows import check_others, decoupled, divergence
 
 # Weight of the other-classes term for single pairs (published configurations); 8 for all others.
 OTHERS = {
@@ -71,10 +71,8 @@ class DKD(LogitDistiller):
             base_temp, kd_weight, others = STANDARDIZED[pair]
             return {"base_temp": base_temp, "kd_weight": kd_weight, "dkd_others": others}
         if pair in OTHERS_ON_IMAGENET:
-            standardized = "logit_stand" in views  # which has a temperature of its own
-            return {"dkd_others": OTHERS_ON_IMAGENET[pair]} | (
-                {} if standardized else {"kd_T": 1.0}
-            )
+            settings = {"dkd_others": OTHERS_ON_IMAGENET[pair]}
+            return settings if "logit_stand" in views else {**settings, "kd_T": 1.0}
         table = OTHERS_OF_REGIONS if "sdd" in views else OTHERS
         others = table.get(pair, table.get(teacher))
         return {} if others is None else {"dkd_others": others}
@@ -83,6 +81,5 @@ class DKD(LogitDistiller):
         """(M, K), (M, K), (M,) -> (M,)"""
         o = self.options
         s, t = student / o.kd_T, teacher / o.kd_T  # split after the temperature, as published
-        target = kl(two_way(s, labels), two_way(t, labels), temperature=1)
-        others = kl(without(s, labels), without(t, labels), temperature=1)
+        target, others = map(divergence, decoupled(s, labels), decoupled(t, labels))
         return o.kd_T**2 * (o.dkd_target * target + o.dkd_others * others)

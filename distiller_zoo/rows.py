@@ -14,8 +14,12 @@ def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T^2 * KL(teacher || student) at temperature T: (M, K), (M, K) -> (M,)"""
     log_p = F.log_softmax(student / temperature, dim=1)
     log_q = F.log_softmax(teacher / temperature, dim=1)
-    divergence = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1)
-    return temperature**2 * divergence
+    return temperature**2 * divergence(log_p, log_q)
+
+
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(q || p) of logarithms of probabilities: (M, K), (M, K) -> (M,)"""
+    return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1)
 
 
 def without(logits: Tensor, index: Tensor) -> Tensor:
@@ -28,6 +32,14 @@ def two_way(logits: Tensor, index: Tensor) -> Tensor:
     chosen = logits.gather(1, index[:, None])
     others = without(logits, index).logsumexp(dim=1, keepdim=True)
     return torch.cat([chosen, others], dim=1)
+
+
+def decoupled(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of "class `index`, or any other?" (M, 2) and of "which other?" (M, K)."""
+    others = without(logits, index)
+    every = others.logsumexp(dim=1, keepdim=True)
+    either = torch.cat([logits.gather(1, index[:, None]), every], dim=1)
+    return F.log_softmax(either, dim=1), others - every
 
 
 def check_others(classes: int) -> None:
