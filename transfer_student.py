@@ -9,7 +9,7 @@ from helper.checkpoint import sha256
 from helper.device import numerics, prepare
 from helper.loop import fit, schedule
 from helper.run import Run
-from helper.tasks import LinearProbe
+from helper.tasks import LinearProbe, PooledOnce
 
 
 def transfer_student(argv):
@@ -28,7 +28,8 @@ def transfer_student(argv):
     assemble.load_backbone(network, path, name)
     train, test = assemble.loaders(data, options, run.seed, where.device)
     rate = schedule(options, network.learning_rate)
-    fit(LinearProbe(network, where), train, test, rate, options, run)
+    probe = LinearProbe(network, where)
+    fit(probe, train, PooledOnce(probe, test), rate, options, run)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataset.base import Batch
+from dataset.loader import Loader
 from distiller_zoo.base import Distiller, Recipe
 from helper.device import Numerics
 from helper.distributed import whole, whole_features
@@ -140,7 +141,33 @@ class LinearProbe(Task):
         return self
 
     def forward(self, batch, epoch):
-        with torch.no_grad(), self.numerics.autocast():
-            pooled = self.run_student(self.numerics.images(batch.images, "student")).pooled
-        logits = whole(self.student.head(pooled.float()), len(batch.labels))
+        logits = whole(self.predict(self.pooled(batch.images)), len(batch.labels))
         return logits, {"ce": F.cross_entropy(logits, batch.labels)}
+
+    @torch.no_grad()
+    def pooled(self, images: Tensor) -> Tensor:
+        """Images (b, 3, H, W) -> what the classifier reads of them, (b, C) in float32."""
+        with self.numerics.autocast():
+            return self.run_student(self.numerics.images(images, "student")).pooled.float()
+
+    def predict(self, pooled: Tensor) -> Tensor:
+        """(b, C) -> (b, K)"""
+        return self.student.head(pooled)
+
+
+class PooledOnce:
+    """A loader whose batches hold what a probe's classifier reads, (b, C), in the images' place.
+
+    Test images are the same in every epoch and the backbone is frozen, so one pass is enough.
+    """
+
+    def __init__(self, probe: LinearProbe, loader: Loader):
+        self.probe, self.loader = probe, loader
+        self._batches: list[Batch] = []
+
+    def batches(self, epoch: int) -> list[Batch]:
+        """The batches of every epoch; the first call computes them."""
+        if not self._batches:
+            batches = self.loader.batches(epoch)
+            self._batches = [b._replace(images=self.probe.pooled(b.images)) for b in batches]
+        return self._batches

@@ -16,7 +16,7 @@ from distiller_zoo.kd import KD
 from helper import checkpoint
 from helper.device import Numerics, pick_device, seed_everything
 from helper.loop import Meter, NotFinite, evaluate, measure
-from helper.tasks import Distillation, LinearProbe
+from helper.tasks import Distillation, LinearProbe, PooledOnce
 from models import MODELS
 from tests.adapters import bare_setup
 
@@ -214,6 +214,21 @@ def test_a_probe_trains_the_classifier_alone():
     trained = [name for name, p in task.student.named_parameters() if p.requires_grad]
     assert trained == ["classifier.0.weight", "classifier.0.bias"]
     assert not any(m.training for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_a_probe_is_evaluated_on_features_that_are_computed_once():
+    network = MODELS["vgg8"](4)
+    probe = LinearProbe(network, Numerics(torch.device("cpu")))
+    test = Loader(fake(), "test", 7, 0, "cpu")
+    once = PooledOnce(probe, test)
+    passes = []
+    network.block0.register_forward_hook(lambda *_: passes.append(1))
+    for change in (0.0, 0.5):
+        with torch.no_grad():
+            network.head.weight += change * torch.randn_like(network.head.weight)
+        scores = evaluate(probe, once)
+        assert scores == measure(lambda images: network.eval()(images), test)
+    assert len(passes) == (1 + 2) * len(test)
 
 
 def test_scores_are_exact_over_uneven_batches():
