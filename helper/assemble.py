@@ -16,7 +16,7 @@ from helper import checkpoint, cli, teachers
 from helper.device import Numerics
 from helper.distributed import in_turn, rank, ranks
 from helper.errors import UserError
-from helper.loop import measure
+from helper.loop import NotFinite, measure
 from helper.options import Resolved
 from helper.run import Run, plain
 from models.any import build as build_network
@@ -106,7 +106,12 @@ def check_teacher(
 ) -> dict[str, Any]:
     """Say how good the teacher is -> what the run remembers of it."""
 
-    scores = measure(numerics.predictor(teacher, "teacher"), test)
+    try:
+        scores = measure(numerics.predictor(teacher, "teacher"), test)
+    except NotFinite:
+        raise UserError(
+            f"the teacher {path} gives numbers that are not finite: train it again, or give another"
+        ) from None
     print(f"teacher {name}: {scores['acc']:.2f} % (top-5 {scores['acc_top5']:.2f}), {path}")
     return {"model": name, "path": str(path), "sha256": checkpoint.sha256(path), **scores}
 

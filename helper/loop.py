@@ -292,6 +292,11 @@ def explained(epoch: int, rate: float, run: Run):
             f"--learning_rate (here {rate:g}) or weight of that term, or --amp off or bf16; "
             f"{run.kept()}"
         ) from None
+    except torch.linalg.LinAlgError as error:
+        raise UserError(
+            f"what the networks show is not finite in epoch {epoch} ({error}): try a lower "
+            f"--learning_rate (here {rate:g}), or --amp off or bf16; {run.kept()}"
+        ) from None
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

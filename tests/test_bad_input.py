@@ -235,6 +235,22 @@ def test_a_loss_that_is_not_finite_names_itself_and_keeps_the_last_epoch(here, r
     assert "no epoch was finished" in message
 
 
+def test_maps_that_are_not_finite_stop_a_decomposition(here, fails):
+    line = f"{STUDENT} --path_t bare.pth --model_t resnet8 --distill kdsvd".replace(
+        "8 --e", "16 --e"
+    )
+    message = fails(f"{line} --learning_rate 1e30 --batch_size 5")
+    assert "is not finite in epoch 1" in message
+    assert "try a lower --learning_rate (here 1e+30)" in message
+
+
+def test_a_teacher_that_is_not_finite(here, fails):
+    weights = checkpoint.weights_of("bare.pth")
+    torch.save({"model": {k: v * float("nan") for k, v in weights.items()}}, "nan.pth")
+    message = fails(f"{STUDENT} --path_t nan.pth --model_t resnet8")
+    assert "the teacher nan.pth gives numbers that are not finite" in message
+
+
 def test_wandb_absent(fails, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     assert "--wandb needs the wandb package: pip install wandb" in fails(f"{TEACHER} --wandb")
