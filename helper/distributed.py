@@ -190,7 +190,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x):
         if not self.training:
             return super().forward(x)
-        wide = x.float()
+        wide = x.to(self.running_mean.dtype)  # float32 under autocast too
         count = _Sum.apply(wide.new_tensor([wide[:, 0].numel()]))
         mean = _Sum.apply(wide.sum(dim=(0, 2, 3))) / count  # (C,)
         centred = wide - mean[:, None, None]
