@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from dataset.augment import Views, blank, choose, crop, normalise, order, scale_and_shift
+from dataset.autoaugment import auto_augment
 from dataset.base import Batch, DataSet, Split
 from helper.errors import UserError
 
@@ -22,6 +23,7 @@ class Loader:
     `batch_size` counts the images of all ranks together; each rank yields its own contiguous share
     of the images of every batch, and the labels and places of all. Shares differ by at most one
     image. The last batch may be smaller. A rank's share of a test batch can be empty.
+    `aug` adds AutoAugment's CIFAR policy behind crop and flip.
     Errors: UserError if a training batch has fewer images than there are ranks, ValueError if the
     data set does not keep the contract of `dataset.base`.
     """
@@ -35,6 +37,7 @@ class Loader:
         device: torch.device | str,
         rank: int = 0,
         ranks: int = 1,
+        aug: bool = False,
     ):
         if split not in ("train", "test"):
             raise ValueError(f"split is {split!r}; there are 'train' and 'test'")
@@ -46,7 +49,7 @@ class Loader:
         chosen: Split = getattr(data, split)
         check(data.name, split, chosen, len(data.classes))
         self.training = split == "train"
-        self.seed, self.padding, self.flip = seed, data.padding, data.flip
+        self.seed, self.padding, self.flip, self.aug = seed, data.padding, data.flip, aug
         self.images = chosen.images.to(device).contiguous()  # (N, 3, H, W) uint8
         self.labels = chosen.labels.to(device)  # (N,)
         self._batch_size = batch_size
@@ -85,6 +88,8 @@ class Loader:
             images = self.images.index_select(0, index[span])
             if self.training:
                 images = crop(images, Views(*(choice[span] for choice in views)), canvas)
+                if self.aug:
+                    images = auto_augment(images, self.seed, epoch, mine[span])
             for pixels, (place, label) in zip(images.split(chunk), batches):
                 yield Batch(normalise(pixels, self._scale, self._shift), label, place)
             start = span.stop

@@ -44,8 +44,9 @@ class StreamLoader:
     """Batches of one split with the contract of `dataset.loader.Loader`, from files on disk.
 
     Training images are cropped at random (8 to 100 % of the area, Szegedy et al., Going Deeper with
-    Convolutions, CVPR 2015) and mirrored; test images are scaled and cut out of the middle. All
-    choices follow from (seed, epoch, sample), whatever the number of workers.
+    Convolutions, CVPR 2015) and mirrored; `aug` adds AutoAugment's ImageNet policy. Test images are
+    scaled and cut out of the middle. All choices follow from (seed, epoch, sample), whatever the
+    number of workers.
 
     A file that is no image is a UserError, or is left out of its batch with `skip_corrupt`: then it
     is named once, and counted at the end of each pass.
@@ -60,6 +61,7 @@ class StreamLoader:
         device: torch.device | str,
         rank: int = 0,
         ranks: int = 1,
+        aug: bool = False,
         workers: int = 0,
     ):
         files: Files = getattr(data, split)
@@ -79,7 +81,7 @@ class StreamLoader:
         self._sampler = Sampler(self._shares)
         self._corrupt: set[str] = set()
         self._batches = DataLoader(
-            Images(files.paths, data.image_size, self.training, seed),
+            Images(files.paths, data.image_size, self.training, seed, aug),
             batch_sampler=self._sampler,
             num_workers=workers,
             collate_fn=together,
@@ -137,11 +139,12 @@ class Sampler:
 class Images(Dataset):
     """(epoch, place) -> (3, S, S) uint8, or what is wrong with that file."""
 
-    def __init__(self, paths: list[str], size: int, training: bool, seed: int):
+    def __init__(self, paths: list[str], size: int, training: bool, seed: int, aug: bool):
         importlib.import_module("helper.vision")  # lets torchvision be imported; takes seconds
         v2 = importlib.import_module("torchvision.transforms.v2")
         if training:
             shown = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
+            shown += [v2.AutoAugment()] if aug else []
         else:
             shown = [v2.Resize(round(size / CENTRE)), v2.CenterCrop(size)]
         self.paths, self.seed = paths, seed

@@ -39,7 +39,13 @@ def loaders(data: AnySet, options: Resolved, seed: int, device: torch.device):
 
 def loader(data: AnySet, split: str, options: Resolved, seed: int, device: torch.device):
     """The batches of one split that this process has."""
-    mine = {"seed": seed, "device": device, "rank": rank(), "ranks": ranks()}
+    mine = {
+        "seed": seed,
+        "device": device,
+        "rank": rank(),
+        "ranks": ranks(),
+        "aug": options.values.get("aug", False),
+    }
     if isinstance(data, StreamedSet):
         return StreamLoader(data, split, options.batch_size, workers=options.num_workers, **mine)
     size = options.batch_size if split == "train" else TEST_BATCH
@@ -143,7 +149,7 @@ def kd_and_method(options: Resolved, setup: Setup) -> tuple[Distiller, Distiller
 
 
 def teacher_folder(options: Resolved, data: AnySet) -> Path:
-    name = f"{plain(options.model)}_{data.name}_trial_{options.trial}"
+    name = f"{plain(options.model)}_{data.name}{aug_of(options)}_trial_{options.trial}"
     return Path(options.save_dir) / "models" / name
 
 
@@ -157,15 +163,20 @@ def student_folder(options: Resolved, data: AnySet) -> Path:
     weights = f"r_{options.gamma:g}_a_{options.alpha:g}_b_{options.beta:g}"
     name = (
         f"S_{plain(options.model_s)}_T_{plain(options.model_t)}_{data.name}_{method}_{weights}"
-        f"_trial_{options.trial}"
+        f"{aug_of(options)}_trial_{options.trial}"
     )
     return Path(options.save_dir) / "student_model" / name
 
 
 def probe_folder(options: Resolved, data: AnySet) -> Path:
     source = plain(Path(options.path_s).absolute().parent.name)
-    name = f"{source}_to_{data.name}_trial_{options.trial}"
+    name = f"{source}_to_{data.name}{aug_of(options)}_trial_{options.trial}"
     return Path(options.save_dir) / "linear_probe" / name
+
+
+def aug_of(options: Resolved) -> str:
+    """What the name of a run says of its augmentation."""
+    return "_aug" if options.aug else ""
 
 
 def already_done(run: Run) -> bool:

@@ -49,6 +49,7 @@ class RecipeOptions:
     )
     momentum: float = option(0.9, "SGD momentum", parse=share)
     weight_decay: float = option(5e-4, "of everything that is trained", parse=not_negative)
+    aug: bool = option(False, "AutoAugment behind crop and flip (Cubuk et al., CVPR 2019)")
     print_freq: int = option(100, "steps between two looks at the losses", parse=positive)
     tb_freq: int = option(
         500, "steps between two TensorBoard points within an epoch", parse=positive

@@ -61,6 +61,15 @@ def test_what_is_shown_follows_from_seed_epoch_and_sample(root):
     assert sorted(torch.cat([b.index for b in first]).tolist()) == list(range(12))
 
 
+def test_auto_augment_changes_training_images_alone(root):
+    data = load(root)
+    for split, same in (("train", False), ("test", True)):
+        plain, more, again = (batches(data, split, aug=aug) for aug in (False, True, True))
+        for a, b, c in zip(plain, more, again, strict=True):
+            assert torch.equal(a.images, b.images) == same
+            assert torch.equal(b.images, c.images)
+
+
 def test_processes_together_read_the_batches_of_one(root):
     data = load(root)
     alone = batches(data, "train", 2)

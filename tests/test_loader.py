@@ -4,7 +4,18 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset.augment import Views, blank, choose, crop, draw, mix, order
+from dataset.augment import (
+    Views,
+    blank,
+    choose,
+    crop,
+    draw,
+    mix,
+    normalise,
+    order,
+    scale_and_shift,
+)
+from dataset.autoaugment import auto_augment
 from dataset.base import DataSet, Split
 from dataset.loader import CHUNK, Loader, chunks, shares
 from helper.errors import UserError
@@ -127,6 +138,22 @@ def test_ranks_together_see_the_batches_of_one(ranks, split):
         for part in parts:  # every rank knows whose the others' are
             assert torch.equal(part.labels, whole.labels)
             assert torch.equal(part.index, whole.index)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_auto_augment_comes_behind_crop_and_flip(ranks):
+    data = make(301)
+    plain = epoch_of(Loader(data, "train", 40, 1, "cpu"), 2)
+    loaders = [Loader(data, "train", 40, 1, "cpu", rank, ranks, aug=True) for rank in range(ranks)]
+    parts = zip(*(loader.batches(2) for loader in loaders))
+    shown = torch.cat([part.images for batch in parts for part in batch])
+    scale, shift = scale_and_shift(data.mean, data.std, "cpu")
+    pixels = ((plain[0] - shift) / scale).round().to(torch.uint8)
+    wanted = normalise(auto_augment(pixels, 1, 2, plain[2]), scale, shift)
+    torch.testing.assert_close(shown, wanted, rtol=0, atol=1e-4)
+    assert not torch.equal(shown, plain[0])
+    tests = [epoch_of(Loader(data, "test", 40, 1, "cpu", aug=aug), 2)[0] for aug in (True, False)]
+    assert torch.equal(*tests)
 
 
 def test_a_training_batch_too_small_for_the_ranks():

@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FAKE = "--fake_size 40 --fake_classes 4 --image_size 16"
 PUBLISHED = [  # forms of the predecessors' READMEs
     "--cfg configs/cifar100/sdd_kd/resnet32x4_resnet8x4.yaml --gpu 0 --M [1,2]",
+    "--cfg configs/cifar100/sdd_kd/resnet32x4_resnet8x4.yaml --M [1,2] --logit-stand --base-temp 2 "
+    "--kd-weight 9 --aug --gpu 0",
     "--cfg configs/cifar100/sdd_dkd/wrn_40_2_resnet8x4.yaml --gpu 1 --M [1,2,4]",
     "--cfg configs/cifar100/kd/vgg13_vgg8.yaml --logit-stand --base-temp 2 --kd-weight 9",
     "--cfg configs/cifar100/rld/ResNet50_MobileNetV2.yaml --same-t --logit-stand",
@@ -30,6 +32,7 @@ def test_published_command_lines_are_understood(line, monkeypatch):
     words = line.split()
     if "--gpu" in words:
         assert options.device == f"cuda:{words[words.index('--gpu') + 1]}"
+    assert options.aug == ("--aug" in words)
     if "--M" in words:
         assert str(list(options.sdd)).replace(" ", "") == words[words.index("--M") + 1]
     if "--base-temp" in words:
