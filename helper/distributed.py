@@ -43,7 +43,13 @@ def start(device: torch.device) -> None:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (ValueError, dist.DistError) as error:
+        raise UserError(
+            f"WORLD_SIZE is {ranks()}, but the processes cannot be joined ({error}): start them "
+            "with torchrun, or unset WORLD_SIZE to run one"
+        ) from None
     signal.signal(signal.SIGTERM, lambda *_: _ended())
 
 

@@ -122,6 +122,14 @@ def test_each_process_takes_its_own_gpu(monkeypatch):
         pick_device("cuda")
 
 
+def test_processes_that_nobody_started(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UserError, match="WORLD_SIZE is 2, but .*: start them with torchrun"):
+        distributed.start(torch.device("cpu"))
+
+
 @pytest.mark.parametrize(("n", "ranks"), [(10, 3), (2, 3), (7, 1)])
 def test_shares_are_those_of_the_loader(n, ranks, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", str(ranks))

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helper import assemble, checkpoint, cli
 from helper.device import numerics, prepare
+from helper.distributed import rank
 from helper.errors import UserError
 from helper.logger import write_json
 from helper.loop import measure
@@ -61,7 +62,7 @@ def evaluate(argv: Sequence[str]) -> dict[str, Any]:
             print(
                 f"{label:<{width}}  " + ("no image" if accuracy is None else f"{accuracy:6.2f} %")
             )
-    if options.json:
+    if options.json and not rank():
         write_json(Path(options.json), numbers)
     return numbers
 
