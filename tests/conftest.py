@@ -1,3 +1,4 @@
+import json
 import os
 import sys
 
@@ -7,7 +8,8 @@ import torch
 import train_student
 import train_teacher
 import transfer_student
-from helper import cli
+from helper import checkpoint, cli
+from models import MODELS
 
 # Small networks gain nothing from threads; as many processes as cores gain all there is.
 os.environ["OMP_NUM_THREADS"] = "1"  # for scripts that tests start
@@ -53,3 +55,17 @@ def fails(run, capsys):
         return errors[0]
 
     return fails
+
+
+@pytest.fixture
+def probed(run, tmp_path):
+    """Probe the features of a network for one epoch -> the accuracy in % that run.json has."""
+
+    def probed(line: str) -> float:
+        path = tmp_path / "wrn_16_2_vanilla" / "ckpt_epoch_240.pth"
+        checkpoint.save(path, {"model": MODELS["wrn_16_2"](100).state_dict()})
+        run(f"transfer_student --path_s {path} --model_s wrn_16_2 --epochs 1 {line}")
+        (summary,) = tmp_path.glob("save/linear_probe/*/run.json")
+        return json.loads(summary.read_text())["last"]["test_acc"]
+
+    return probed

@@ -542,3 +542,9 @@ def test_a_bad_download_is_not_kept(get, tmp_path, server, tool, kind):
     assert {"page": "is no .zip", "other zip": "no train/", "damaged zip": "damaged"}[kind] in text
     assert len(server.asked) == 1
     assert not (tmp_path / "to").exists()
+
+
+def test_a_probe_runs_on_it(root, tmp_path, probed):
+    accuracy = probed(f"--dataset tinyimagenet --data_dir {tmp_path} --trial 1")
+    assert accuracy in (0, 25, 50, 75, 100)  # of four test images
+    assert len(list(tmp_path.glob("save/linear_probe/*_to_tinyimagenet_trial_1"))) == 1

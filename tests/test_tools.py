@@ -52,12 +52,14 @@ def test_train_runs_a_config(run, trained, tmp_path, monkeypatch):
     config = tmp_path / "a.yaml"
     config.write_text("distill: dkd\ndataset: fake\nepochs: 1\nmodel_s: resnet8\nsdd: [1, 2]\n")
     monkeypatch.chdir(tmp_path)
-    line = f"--cfg {config} --path_t {trained[0]} {FAKE} --M [1,2,4] --logit-stand --device cpu"
+    line = f"--cfg {config} --path_t {trained[0]} {FAKE} --M [1,2,4] --logit-stand --aug"
     from tools.train import train
 
     with pytest.warns(UserWarning, match="the command line wins"):
         train(line.split())
-    (summary,) = tmp_path.glob("save/student_model/*_dkd_sdd-1-2-4_logit_stand_*/run.json")
+    (summary,) = tmp_path.glob(
+        "save/student_model/*_dkd_sdd-1-2-4_logit_stand_*_aug_trial_1/run.json"
+    )
     assert json.loads(summary.read_text())["options"]["beta"] == 9
 
 
