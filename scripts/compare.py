@@ -1,7 +1,8 @@
 """Compare runs: python scripts/compare.py RUN_FOLDER ...
 
 Runs that differ in nothing but their trial and seed share a row: mean and, behind +-, the sample
-standard deviation.
+standard deviation. What scripts/published.yaml knows of a row stands beside it, and the gap: ours
+minus published.
 """
 
 import json
@@ -9,12 +10,15 @@ import statistics
 import sys
 from pathlib import Path
 
+import yaml
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helper import cli
 from helper.errors import UserError
 
 COLUMNS = ("network", "trained on", "parameters", "epochs", "runs", "last %", "best %", "seconds")
+PUBLISHED = Path(__file__).resolve().parent / "published.yaml"
 NOT_COMPARED = {"trial", "seed", "path_t", "path_s"}  # options that may differ within a row
 
 
@@ -49,6 +53,31 @@ def spread(values: list[float], digits: int = 2) -> str:
     return f"{text} +- {statistics.stdev(values):.{digits}f}" if len(values) > 1 else text
 
 
+def published(run: dict, known: list[dict]) -> float | None:
+    """The published accuracy of such a run; None where none is known."""
+    for entry in known:
+        wanted = {k: v for k, v in entry.items() if k not in ("data", "model", "accuracy")}
+        same = (entry["data"], entry["model"]) == (run["data"], run["model"])
+        distilled = "distill" in wanted, "distill" in run["options"]
+        if same and len(set(distilled)) == 1 and wanted.items() <= run["options"].items():
+            return entry["accuracy"]
+    return None
+
+
+def with_published(rows: list[tuple[str, ...]], runs: list[list[dict]]) -> list[tuple[str, ...]]:
+    """Two more columns behind "last", where anything is known of any of the rows."""
+    known = yaml.safe_load(PUBLISHED.read_text())
+    found = [published(group[0], known) for group in runs]
+    if not any(found):
+        return rows
+    cells = [("published %", "gap")]
+    for accuracy, group in zip(found, runs, strict=True):
+        ours = statistics.mean(run["last"]["test_acc"] for run in group)
+        cells.append((f"{accuracy:.2f}", f"{ours - accuracy:+.2f}") if accuracy else ("", ""))
+    place = COLUMNS.index("last %") + 1
+    return [(*row[:place], *extra, *row[place:]) for row, extra in zip(rows, cells, strict=True)]
+
+
 def row(runs: list[dict]) -> tuple[str, ...]:
     first = runs[0]
     return (
@@ -81,7 +110,8 @@ def main(folders: list[str]) -> None:
     if not folders:
         raise UserError("no run to compare: give the folders of runs")
     summaries = [read(folder) for folder in folders]
-    print(table([COLUMNS, *map(row, groups(summaries))]))
+    runs = groups(summaries)
+    print(table(with_published([COLUMNS, *map(row, runs)], runs)))
     print("\nlast is the headline; best is the best epoch on the test set.")
     print("Checkpoints and logs are in")
     for folder in folders:

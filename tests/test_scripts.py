@@ -11,7 +11,7 @@ from scripts import compare, docs
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def finished(folder, trial, last, best, model="resnet8", alpha=0.9):
+def finished(folder, trial, last, best, model="resnet8", alpha=0.9, **options):
     summary = {
         "status": "finished",
         "model": model,
@@ -20,7 +20,8 @@ def finished(folder, trial, last, best, model="resnet8", alpha=0.9):
         "seconds": 10.0 + trial,
         "last": {"epoch": 20, "test_acc": last},
         "best": {"epoch": 19, "test_acc": best},
-        "options": {"trial": trial, "alpha": alpha},
+        "data": "fake",
+        "options": {"trial": trial, "alpha": alpha, **options},
     }
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps(summary))
@@ -37,6 +38,32 @@ def test_runs_that_differ_in_their_trial_share_a_row(tmp_path, capsys):
     assert first.split()[2:] == ["78,042", "20", "2", "91.00", "+-", "1.41", "92.00", "+-", "1.41",
                                  "12", "+-", "1"]  # fmt: skip
     assert second.split()[2:] == ["78,042", "20", "1", "80.00", "80.00", "11"]
+
+
+def test_what_was_published_stands_beside_it(tmp_path, capsys, monkeypatch):
+    table = tmp_path / "published.yaml"
+    table.write_text(
+        "- {data: fake, model: vgg13, accuracy: 74.64}\n"
+        "- {data: fake, model: vgg8, distill: kd, accuracy: 73.0}\n"
+        "- {data: cifar10, model: resnet8, accuracy: 10.0}\n"
+    )
+    monkeypatch.setattr(compare, "PUBLISHED", table)
+    runs = [
+        finished(tmp_path / "a", 1, 74.0, 75.0, model="vgg13"),
+        finished(tmp_path / "b", 2, 75.0, 75.0, model="vgg13"),
+        finished(tmp_path / "c", 1, 73.5, 74.0, model="vgg8", distill="kd"),
+        finished(tmp_path / "d", 1, 70.0, 74.0, model="vgg8"),  # alone: another thing
+        finished(tmp_path / "e", 1, 90.0, 91.0),
+    ]
+    compare.main(runs)
+    head, _, *rows = capsys.readouterr().out.splitlines()[:6]
+    assert "last %  published %    gap" in head
+    assert rows[0].split()[5:11] == ["74.50", "+-", "0.71", "74.64", "-0.14", "75.00"]
+    assert rows[1].split()[5:9] == ["73.50", "73.00", "+0.50", "74.00"]
+    assert rows[2].split()[5:7] == ["70.00", "74.00"]
+    assert rows[3].split()[5:7] == ["90.00", "91.00"]
+    compare.main(runs[-1:])
+    assert "published %" not in capsys.readouterr().out
 
 
 def test_what_cannot_be_compared(tmp_path):
