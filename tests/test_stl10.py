@@ -118,6 +118,19 @@ def test_it_is_downloaded_once(files, monkeypatch, tmp_path):
     assert torch.equal(first.test.images, second.test.images)
 
 
+def test_a_damaged_download_is_named(files, monkeypatch, tmp_path):
+    """torchvision does not look at what it has downloaded."""
+    content = files[0] | {"test_X.bin": bytes(len(files[0]["test_X.bin"]))}
+    monkeypatch.setattr(
+        torchvision.datasets.stl10,
+        "download_and_extract_archive",
+        lambda url, root, **how: write(tmp_path, content),
+    )
+    with pytest.raises(UserError) as error:
+        load(tmp_path)
+    assert "test_X.bin is damaged" in one_line(error)
+
+
 @pytest.mark.parametrize("name", ["train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin"])
 def test_a_truncated_file_is_named(files, offline, tmp_path, name):
     content = files[0] | {name: files[0][name][:-1]}
