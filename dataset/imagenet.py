@@ -35,6 +35,7 @@ class ImageNet:
         "MobileNetV2": "torchvision:mobilenet_v2",
     }
     teacher, student = "ResNet34", "ResNet18"  # where none is named
+    warmup = 1  # epochs, for methods that have one
 
     @dataclass(frozen=True)
     class Options:
@@ -51,7 +52,6 @@ class ImageNet:
             "learning_rate": RATE * typed.get("batch_size", BATCH) / BATCH,
             "lr_decay_epochs": (30, 60, 90),
             "weight_decay": 1e-4,
-            "warmup": 1,
         }
 
     @staticmethod

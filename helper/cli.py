@@ -118,8 +118,8 @@ def parse_student(argv: Sequence[str]) -> Resolved:
     name = typed.get("distill", StudentOptions.distill)
     method, views = METHODS[name], chosen_views(typed)
     teacher, data = teacher_name(typed), data_layer(typed, "model_s")
-    if not method.recipe.warmup:
-        data[1].pop("warmup", None)
+    if method.recipe.warmup and hasattr(data_set(typed), "warmup"):
+        data[1]["warmup"] = data_set(typed).warmup
     pair = {}
     if not typed.get("no_pair_defaults"):
         student = typed.get("model_s", data[1].get("model_s", StudentOptions.model_s))
@@ -148,8 +148,8 @@ def data_set(typed: Mapping[str, Any]) -> type:
 def data_layer(typed: Mapping[str, Any], trained: str) -> tuple[str, dict[str, Any]]:
     """What a data set has in the recipe's place; `trained` is the flag of the trained network.
 
-    A data set may have a static `recipe(typed)`: option -> value, and a `student` and a `teacher`,
-    the networks to take where none is named.
+    A data set may have a static `recipe(typed)`: option -> value, a `warmup` for methods that have
+    one, and a `student` and a `teacher`, the networks to take where none is named.
     """
     entry = data_set(typed)
     layer = entry.recipe(typed) if hasattr(entry, "recipe") else {}
