@@ -242,6 +242,7 @@ def fit_first_stage(
     model = distributed.parallel(stage)
     for epoch in range(done + 1, epochs + 1):
         means = one_epoch("first", epoch, model, train, optimizer, scaler, rate, recipe, run)
+        distributed.same_buffers(task.student)
         run.finish_first(epoch, epochs, means["loss"], stage, optimizer, scaler)
 
 

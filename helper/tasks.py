@@ -102,17 +102,25 @@ class Distillation(Task):
 class FirstStage(nn.Module):
     """What some methods train before the student's own turn: `Distiller.first_stage`.
 
-    The student stays in eval even where its features are trained, the method is in train.
+    What is trained is in train, its BatchNorm too; the rest of the student stays in eval.
     """
 
     def __init__(self, task: Distillation):
         super().__init__()
         self.task, self.student, self.numerics = task, task.student, task.numerics
+        trained = {id(parameter) for parameter in task.method.first_stage(task.student)}
+        self.trained = [  # modules of the student
+            module
+            for module in task.student.modules()
+            if any(id(parameter) in trained for parameter in module.parameters(recurse=False))
+        ]
 
     def train(self, mode: bool = True) -> "FirstStage":
         super().train(mode)
         self.task.train(mode)
         self.task.student.eval()
+        for module in self.trained:
+            module.training = mode  # of this module alone, not of those inside
         return self
 
     def forward(self, batch: Batch, epoch: int) -> tuple[None, Losses]:

@@ -11,12 +11,13 @@ from torch import nn
 
 from dataset import DATASETS
 from dataset.loader import Loader
-from distiller_zoo.base import Recipe
+from distiller_zoo import METHODS
+from distiller_zoo.base import Recipe, Setup
 from distiller_zoo.kd import KD
 from helper import checkpoint
 from helper.device import Numerics, pick_device, seed_everything
 from helper.loop import Meter, NotFinite, evaluate, measure
-from helper.tasks import Distillation, LinearProbe, PooledOnce
+from helper.tasks import Distillation, FirstStage, LinearProbe, PooledOnce
 from models import MODELS
 from tests.adapters import bare_setup
 
@@ -190,6 +191,28 @@ def test_a_teacher_never_learns():
     assert all(torch.equal(v, before[k]) for k, v in task.teacher.state_dict().items())
     assert not any(p.requires_grad or p.grad is not None for p in task.teacher.parameters())
     assert not any(key.startswith("teacher.") for key in task.state_to_resume())
+
+
+@pytest.mark.parametrize("name", ["abound", "fsp", "factor"])
+def test_a_first_stage_trains_the_norms_of_what_it_trains(name):
+    """Of the student, features for AB and FSP, nothing for FT."""
+    task, loader = distillation(), Loader(fake(), "train", 16, 0, "cpu")
+    nets = [task.student, task.teacher]
+    with torch.no_grad():
+        shown = [net.eval().features(torch.zeros(2, 3, 8, 8)) for net in nets]
+    task.method = METHODS[name](METHODS[name].Options(), Setup(*shown, *nets, None))
+    stage = FirstStage(task).train()
+    before = {key: value.clone() for key, value in task.state_dict().items()}
+    next_batch = next(loader.batches(1))
+    stage(next_batch, 1)[1]["first"].backward()
+    moved = [key for key, value in task.state_dict().items() if not torch.equal(value, before[key])]
+    assert all(key.startswith("student.") and "running" in key or "tracked" in key for key in moved)
+    assert bool(moved) == (name != "factor")
+    assert ("student.bn1.running_mean" in moved) == (name != "factor")
+    assert not any(module.training for module in task.teacher.modules())
+    assert not task.student.fc.training
+    stage.eval()
+    assert not any(module.training for module in task.student.modules())
 
 
 def test_a_term_without_weight_is_not_computed():
