@@ -132,6 +132,12 @@ def parse_student(argv: Sequence[str]) -> Resolved:
         raise UserError("--distill kd is the -a term already: give its weight with -a, and -b 0")
     if not (options.gamma or options.alpha or options.beta):
         raise UserError("-r, -a and -b are all 0: there is nothing to train on")
+    if options.beta and options.warmup > options.epochs:
+        warnings.warn(
+            f"the weight of {name} grows over {options.warmup} epochs and the run has "
+            f"{options.epochs}: it never reaches {options.beta:g}; --warmup sets it",
+            stacklevel=2,
+        )
     if useless := [view for view in views if not has_effect(VIEWS[view], method, options)]:
         raise UserError(
             f"--{useless[0]} changes rows of logits, and none are read here: {name} reads "

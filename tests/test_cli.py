@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 
@@ -73,6 +75,15 @@ def test_the_probe_has_a_recipe_of_its_own():
     assert options.learning_rate == 0.05
     assert cli.parse_transfer(["--epochs", "12"]).lr_decay_epochs == (3, 6, 9)
     assert cli.parse_transfer(["--epochs", "1"]).lr_decay_epochs == (1, 1, 1)  # after the run
+
+
+def test_a_warm_up_that_is_longer_than_the_run_is_said():
+    with pytest.warns(UserWarning, match="weight of dkd grows over 20 epochs and the run has 8"):
+        student("--distill dkd --epochs 8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        student("--distill dkd --epochs 8 --warmup 1")
+        student("--distill kd --epochs 8")
 
 
 def test_options_cannot_be_changed():
