@@ -34,22 +34,19 @@ def load_data(options: Resolved) -> AnySet:
 
 def loaders(data: AnySet, options: Resolved, seed: int, device: torch.device):
     """Training and test loader."""
-    return tuple(loader(data, split, options, seed, device) for split in ("train", "test"))
+    size = options.batch_size
+    test_size = size if isinstance(data, StreamedSet) else TEST_BATCH
+    how = {"workers": options.num_workers, "seed": seed, "device": device}
+    train = loader(data, "train", size, aug=options.aug, **how)
+    return train, loader(data, "test", test_size, **how)
 
 
-def loader(data: AnySet, split: str, options: Resolved, seed: int, device: torch.device):
-    """The batches of one split that this process has."""
-    mine = {
-        "seed": seed,
-        "device": device,
-        "rank": rank(),
-        "ranks": ranks(),
-        "aug": options.values.get("aug", False),
-    }
+def loader(data: AnySet, split: str, batch_size: int, workers: int, **how):
+    """The batches of one split that this process has; `how` is for the loader."""
+    mine = {**how, "rank": rank(), "ranks": ranks()}
     if isinstance(data, StreamedSet):
-        return StreamLoader(data, split, options.batch_size, workers=options.num_workers, **mine)
-    size = options.batch_size if split == "train" else TEST_BATCH
-    return Loader(data, split, size, **mine)
+        return StreamLoader(data, split, batch_size, workers=workers, **mine)
+    return Loader(data, split, batch_size, **mine)
 
 
 def facts_of(data: AnySet) -> dict[str, Any]:

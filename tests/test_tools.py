@@ -67,6 +67,10 @@ def test_eval_counts_what_is_right(trained, tmp_path, capsys):
     path, network = trained
     line = f"-c {path} -d fake {FAKE} --per_class --json {tmp_path / 'n.json'} --device cpu"
     numbers = tool.evaluate(line.split())
+    uneven = tool.evaluate([*line.split(), "--batch_size", "3"])
+    assert uneven["acc"] == pytest.approx(numbers["acc"])
+    assert uneven["per_class"] == numbers["per_class"]
+    numbers = tool.evaluate(line.split())
     assert numbers == json.loads((tmp_path / "n.json").read_text())
     assert "resnet8 on fake" in capsys.readouterr().out
 

@@ -32,7 +32,8 @@ def evaluate(argv: Sequence[str]) -> dict[str, Any]:
     data = assemble.load_data(options)
     prepare(options.deterministic, seed=0)
     network = assemble.load_frozen(name, Path(options.ckpt), data)
-    test = assemble.loader(data, "test", options, seed=0, device=where.device)
+    how = {"workers": options.num_workers, "seed": 0, "device": where.device}
+    test = assemble.loader(data, "test", options.batch_size, **how)
     seen: list[tuple[Tensor, Tensor]] = []  # predictions and labels (B,) of each batch
     started = time.perf_counter()
     scores = measure(
