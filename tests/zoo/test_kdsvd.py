@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.literal.kdsvd import kdsvd as literal
 from distiller_zoo.base import Setup
-from distiller_zoo.kdsvd import KDSVD, Decomposition, between, matched
+from distiller_zoo.kdsvd import KDSVD, Decomposition, between, matched, strongest
 from tests.adapters import bare_setup, only_logits
 
 
@@ -93,3 +93,33 @@ def test_networks_it_cannot_compare():
         KDSVD(KDSVD.Options(), setup_of(maps(SHAPES[0]), maps(SHAPES[0])))
     with pytest.raises(ValueError, match="the student has no feature maps"):
         KDSVD(KDSVD.Options(), setup_of([], maps(SHAPES[0])))
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 5, 5), (3, 30, 4, 4)])  # by channels, by positions
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_strongest_vector_alone_is_that_of_the_decomposition(shape, dtype, monkeypatch):
+    x = torch.rand(shape, dtype=dtype)  # its mean is by far the strongest
+    found = Decomposition(x, 1)
+    monkeypatch.setattr("distiller_zoo.kdsvd.Decomposition", None)  # not asked for
+    vectors, strength = strongest(x, 1)
+    along = (vectors * found.vectors).sum(dim=2).abs()
+    torch.testing.assert_close(along, torch.ones_like(along))
+    torch.testing.assert_close(strength, found.strength)
+
+
+def test_two_vectors_of_one_strength_are_left_to_the_decomposition():
+    x = torch.zeros(2, 3, 2, 2)
+    x[:, 0, 0, 0] = x[:, 1, 0, 1] = 1.0
+    x[0, 2, 1, 1] = 0.5
+    vectors, strength = strongest(x, 1)
+    assert torch.equal(vectors, Decomposition(x, 1).vectors)
+    torch.testing.assert_close(strength, torch.ones(2, 1))
+    x[:, 1] *= 0.999  # nearly
+    vectors, _ = strongest(x, 1)
+    torch.testing.assert_close(vectors.abs(), torch.tensor([1.0, 0, 0]).expand(2, 1, 3))
+
+
+def test_a_map_of_zeros_has_no_strength():
+    vectors, strength = strongest(torch.zeros(2, 3, 2, 2), 1)
+    assert vectors.isfinite().all()
+    assert not strength.any()
