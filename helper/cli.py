@@ -319,7 +319,7 @@ def build(flag: str, cls: type, options: Resolved, *parts) -> Any:
 
 def main(command: Callable[[Sequence[str]], Any]) -> None:
     """Run a script. Bad input is one line on stderr and exit code 2."""
-    with warnings.catch_warnings(), distributed.session():
+    with warnings.catch_warnings(), distributed.membership():
         warnings.showwarning = show_warning
         try:
             command(sys.argv[1:])

@@ -229,7 +229,7 @@ class _Sum(torch.autograd.Function):
 
 
 @contextlib.contextmanager
-def session():
+def membership():
     """The life of a process of a run: only the first writes to the console; all leave together."""
     with contextlib.ExitStack() as stack:
         if rank():
