@@ -5,8 +5,8 @@ python transfer_student.py --path_s save/student_model/RUN/resnet8x4_best.pth --
 """
 
 from helper import assemble, cli
-from helper.checkpoint import sha256
 from helper.device import numerics, prepare
+from helper.files import sha256
 from helper.loop import fit, schedule
 from helper.run import Run
 from helper.tasks import LinearProbe, PooledOnce

@@ -1,4 +1,4 @@
-from helper.registry import Registry, import_all
+from helper.registry import Registry
 
 DATASETS = Registry("data set")
-import_all(__name__, __path__)
+DATASETS.import_all(__name__, __path__)

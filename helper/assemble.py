@@ -12,7 +12,7 @@ from dataset.loader import Loader
 from dataset.stream import StreamedSet, StreamLoader
 from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import Distiller, Setup
-from helper import checkpoint, cli, teachers
+from helper import checkpoint, cli, files, teachers
 from helper.device import Numerics
 from helper.distributed import in_turn, rank, ranks
 from helper.errors import UserError
@@ -116,7 +116,7 @@ def check_teacher(
             f"the teacher {path} gives numbers that are not finite: train it again, or give another"
         ) from None
     print(f"teacher {name}: {scores['acc']:.2f} % (top-5 {scores['acc_top5']:.2f}), {path}")
-    return {"model": name, "path": str(path), "sha256": checkpoint.sha256(path), **scores}
+    return {"model": name, "path": str(path), "sha256": files.sha256(path), **scores}
 
 
 @torch.no_grad()

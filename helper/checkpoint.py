@@ -2,11 +2,8 @@
 
 import argparse
 import collections
-import hashlib
-import os
 import pickle
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,32 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from helper.errors import UserError
+from helper.files import write_whole
 from models import MODELS
 
 # What RepDistiller-format files hold beside tensors and plain containers.
 HARMLESS = [argparse.Namespace, collections.OrderedDict, collections.defaultdict]
 
 UNSAFE = re.compile(r"unsupported (?:global|class)[: ]+(?:global )?([\w.]+)", re.IGNORECASE)
-
-
-def write_whole(path: Path, write) -> None:
-    """Call `write(file)` on a temporary file; once it is on disk it takes the place of `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the rename itself is on disk only when the folder is
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
@@ -162,11 +140,3 @@ def network_of(path: str | Path, flag: str) -> str:
     if not (name := model_name(path)):
         raise UserError(f"{path} does not say which network it is of: give its name with {flag}")
     return name
-
-
-def sha256(path: str | Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

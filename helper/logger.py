@@ -6,14 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from helper.checkpoint import write_whole
 from helper.errors import UserError
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, never half of one."""
-    text = json.dumps(content, indent=2, default=str) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))
+from helper.files import write_whole
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

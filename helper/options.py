@@ -15,6 +15,15 @@ from typing import Any
 
 from helper.errors import UserError
 
+# Flags that every training has; no method, view or data set may call an option of its own like one.
+GENERAL = frozenset({
+    "alpha", "amp", "aug", "batch_size", "beta", "cfg", "channels_last", "compile", "dataset",
+    "deterministic", "device", "distill", "epochs", "gamma", "init_epochs", "learning_rate",
+    "lr_decay_epochs", "lr_decay_rate", "model", "model_s", "model_t", "momentum",
+    "no_pair_defaults", "num_workers", "overwrite", "path_s", "path_t", "print_freq", "resume",
+    "save_dir", "save_freq", "seed", "sync_bn", "tb_freq", "trial", "wandb", "warmup",
+    "weight_decay",
+})  # fmt: skip
 METAVARS = {bool: "on|off", int: "N", float: "X", tuple: "N,N"}
 TRUE, FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 

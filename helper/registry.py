@@ -9,10 +9,14 @@ from helper.errors import UserError
 
 
 class Registry:
-    """Objects of one kind by name. `for name in registry` goes through the names in order."""
+    """Objects of one kind by name. `for name in registry` goes through the names in order.
 
-    def __init__(self, kind: str):
-        self.kind, self._entries = kind, {}
+    `check(name, entry)` is called before an entry is filed; what it raises refuses the entry.
+    """
+
+    def __init__(self, kind: str, check: Callable[[str, object], None] = lambda name, entry: None):
+        self.kind, self._check, self._entries = kind, check, {}
+        self.broken: dict[str, str] = {}  # files that could not be imported -> why
 
     def register(self, *names: str) -> Callable:
         """Decorator: file the decorated object under each of these names."""
@@ -21,16 +25,28 @@ class Registry:
             for name in names:
                 if name in self._entries:
                     raise ValueError(f"two {self.kind}s are called {name!r}")
-                self._entries[name] = entry
+                self._check(name, entry)
+            self._entries.update(dict.fromkeys(names, entry))
             return entry
 
         return add
 
+    def import_all(self, package: str, path) -> None:
+        """Import every file of a package, so that each can register itself.
+
+        One that cannot be imported is noted in `broken`, and the others go on.
+        """
+        for module in pkgutil.iter_modules(path):
+            name = f"{package}.{module.name}"
+            try:
+                importlib.import_module(name)
+            except Exception as error:  # whatever somebody's file raises
+                self.broken[f"{name.replace('.', '/')}.py"] = f"{type(error).__name__}: {error}"
+
     def __getitem__(self, name: str):
         if name not in self._entries:
-            raise UserError(
-                f"no {self.kind} {name!r}{self._hint(name)}; there are: {', '.join(self)}"
-            )
+            known = f"{self._hint(name)}; there are: {', '.join(self)}"
+            raise UserError(f"no {self.kind} {name!r}{known}{self._broken()}")
         return self._entries[name]
 
     def __contains__(self, name: str) -> bool:
@@ -44,8 +60,6 @@ class Registry:
         close = difflib.get_close_matches(name.lower(), lower, n=1)
         return f" (did you mean {lower[close[0]]}?)" if close else ""
 
-
-def import_all(package: str, path) -> None:
-    """Import every module of a package, so that each can register itself."""
-    for module in pkgutil.iter_modules(path):
-        importlib.import_module(f"{package}.{module.name}")
+    def _broken(self) -> str:
+        listed = "; ".join(f"{file} ({why})" for file, why in self.broken.items())
+        return f"; and files that cannot be imported: {listed}" if listed else ""

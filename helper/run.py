@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from helper import checkpoint, distributed, logger
+from helper import checkpoint, distributed, files, logger
 from helper.errors import UserError
 from helper.options import Resolved, count, option
 
@@ -286,7 +286,7 @@ class Run:
             "git_commit": git_commit(),
             "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-        logger.write_json(self.folder / "run.json", summary)
+        files.write_json(self.folder / "run.json", summary)
         return summary
 
 

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from helper.checkpoint import sha256
 from helper.errors import UserError
+from helper.files import sha256
 
 DATASET, DEFAULT = "cifar100", "resnet32x4"
 PUBLISHED = ("resnet32x4", "resnet56", "resnet110", "ResNet50", "vgg13", "wrn_40_2")

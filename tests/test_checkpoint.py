@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from helper import checkpoint
+from helper import checkpoint, files
 from helper.errors import UserError
 from models import MODELS
 from tests.adapters import GOLDEN
@@ -69,7 +69,7 @@ def test_a_file_is_whole_or_what_it_was(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.write_whole(path, breaks)
+        files.write_whole(path, breaks)
     assert checkpoint.load(path) == {"model": 1}
     assert list(tmp_path.iterdir()) == [path]
 
@@ -87,5 +87,5 @@ def test_a_truncated_file_of_either_format(length, tmp_path):
 
 def test_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    digest = checkpoint.sha256(Path(tmp_path / "a"))
+    digest = files.sha256(Path(tmp_path / "a"))
     assert digest == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

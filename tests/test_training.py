@@ -14,7 +14,7 @@ from dataset.loader import Loader
 from distiller_zoo import METHODS
 from distiller_zoo.base import Recipe, Setup
 from distiller_zoo.kd import KD
-from helper import checkpoint
+from helper import checkpoint, files
 from helper.device import Numerics, pick_device, seed_everything
 from helper.loop import Meter, NotFinite, evaluate, measure
 from helper.tasks import Distillation, FirstStage, LinearProbe, PooledOnce
@@ -94,7 +94,7 @@ def test_teacher_student_and_probe(run, tmp_path, capsys):
     folder = tmp_path / "save" / "student_model" / name
     stored = summary(folder)
     assert stored["seed"] == 9
-    assert stored["teacher"]["sha256"] == checkpoint.sha256(tmp_path / TEACHER)
+    assert stored["teacher"]["sha256"] == files.sha256(tmp_path / TEACHER)
     assert {"train_ce", "train_kd", "train_loss"} <= stored["last"].keys()
     total = stored["last"]["train_ce"] + stored["last"]["train_kd"]
     assert stored["last"]["train_loss"] == pytest.approx(total, rel=1e-5)

@@ -14,11 +14,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helper import assemble, checkpoint, cli
+from helper import assemble, checkpoint, cli, files
 from helper.device import numerics, prepare
 from helper.distributed import rank
 from helper.errors import UserError
-from helper.logger import write_json
+from helper.files import write_json
 from helper.loop import measure
 
 
@@ -46,7 +46,7 @@ def evaluate(argv: Sequence[str]) -> dict[str, Any]:
     numbers = {
         "model": name,
         "checkpoint": options.ckpt,
-        "sha256": checkpoint.sha256(options.ckpt),
+        "sha256": files.sha256(options.ckpt),
         "data": data.name,
         "images": len(labels),
         **scores,

@@ -1,5 +1,7 @@
 """Each method as its paper's formula says it, step by step: to compare with, in value and cost."""
 
-from helper.registry import import_all
+import importlib
+import pkgutil
 
-import_all(__name__, __path__)
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from distiller_zoo.base import Setup
-from helper.registry import Registry, import_all
+from helper.registry import Registry
 from models.base import Features
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", Path(__file__).resolve().parent.parent / "golden"))
@@ -70,4 +70,5 @@ def only_logits(logits: Tensor) -> Features:
     return Features(None, (), (), None, None, logits, None)
 
 
-import_all(__name__, __path__)
+ADAPTERS.import_all(__name__, __path__)
+assert not ADAPTERS.broken, ADAPTERS.broken
