@@ -4,40 +4,51 @@ python train_student.py --path_t save/models/resnet32x4_vanilla/ckpt_epoch_240.p
     --distill kd --model_s resnet8x4 -r 0.1 -a 0.9 -b 0 --trial 1
 """
 
-from helper import assemble, cli
-from helper.device import numerics, prepare
-from helper.loop import fit, fit_first_stage, schedule
-from helper.run import Run
-from helper.tasks import Distillation
+from cli.identity import make_experiment, student_title
+from cli.main import main
+from cli.networks import load_teacher
+from cli.objective import describe_objective, describe_pair, kd_and_method, method_setup
+from cli.parse import parse_student
+from cli.setting import make_setting
+from cli.training import is_finished, measure_teacher, print_heading, run_folder, train
+from engine.device import prepare
+from engine.fit import first_stage, main_stage
+from engine.objective import Distillation, term_weights
 
 
 def train_student(argv):
-    """Command line -> the run's summary."""
-    options = cli.parse_student(argv)
-    where = numerics(options)
-    data = assemble.load_data(options)
-    path_t = assemble.teacher_path(options)
-    teacher = assemble.load_frozen(options.model_t, path_t, data)
-    folder = assemble.student_folder(options, data)
-    facts = {"objective": cli.describe(options), **assemble.facts_of(data)}
-    run = Run(folder, options.model_s, options, facts)
-    if assemble.already_done(run):
+    """Command line -> a run in save/student_model/."""
+    options = parse_student(argv)
+    setting = make_setting(options, options.model_s)
+    teacher = load_teacher(setting)
+    tag = "" if teacher.usual else f"-{teacher.sha256[:8]}"
+    title = student_title(setting, tag)
+    experiment = make_experiment("student", setting, title, teacher.sha256)
+    folder = run_folder(setting, experiment)
+    if is_finished(folder, setting):
         return
-    prepare(options.deterministic, run.seed)  # so that the student starts as it would alone
-    student = assemble.network(options.model_s, data)
-    train, test = assemble.loaders(data, options, run.seed, where.device)
-    setup = assemble.method_setup(student, teacher, data.image_size, train)
-    kd, method = assemble.kd_and_method(options, setup)
-
-    run.facts["teacher"] = assemble.check_teacher(options.model_t, path_t, teacher, test, where)
-    print(f"objective: {facts['objective']}")
-    if note := cli.pair_note(options):
+    prepare(options.deterministic, setting.seed)  # so that the student starts as it would alone
+    student = setting.network(options.model_s)
+    loaders = setting.loaders()
+    setup = method_setup(student, teacher.network, setting.data.image_size, loaders[0])
+    kd, method = kd_and_method(options, setup)
+    networks = student, teacher.network
+    task = Distillation(networks, kd, method, options.distill, options, setting.numerics)
+    stages = [
+        first_stage(task, setting.schedule.start, options, options.init_epochs),
+        main_stage(task, setting.schedule, options),
+    ]
+    objective = describe_objective(options)
+    print_heading(setting, folder, student, objective)
+    if note := describe_pair(options):
         print(note)
-    task = Distillation(student, teacher, kd, method, options, where)
-    rate = schedule(options, student.learning_rate)
-    fit_first_stage(task, train, rate.start, options, options.init_epochs, run)
-    fit(task, train, test, rate, options, run)
+    facts = {
+        "objective": objective,
+        "terms": term_weights(options, options.distill, options.epochs),
+        "teacher": measure_teacher(teacher, setting, loaders[1]),
+    }
+    train(setting, folder, stages, loaders, facts)
 
 
 if __name__ == "__main__":
-    cli.main(train_student)
+    main(train_student)

@@ -3,28 +3,31 @@
 python train_teacher.py --model resnet32x4 --dataset cifar100 --trial 1
 """
 
-from helper import assemble, cli
-from helper.device import numerics, prepare
-from helper.loop import fit, schedule
-from helper.run import Run
-from helper.tasks import Supervised
+from cli.identity import make_experiment, teacher_title
+from cli.main import main
+from cli.parse import parse_teacher
+from cli.setting import make_setting
+from cli.training import is_finished, print_heading, run_folder, train
+from engine.device import prepare
+from engine.fit import main_stage
+from engine.objective import Supervised
 
 
 def train_teacher(argv):
-    """Command line -> the run's summary."""
-    options = cli.parse_teacher(argv)
-    where = numerics(options)
-    data = assemble.load_data(options)
-    folder = assemble.teacher_folder(options, data)
-    run = Run(folder, options.model, options, {"objective": "CE", **assemble.facts_of(data)})
-    if assemble.already_done(run):
+    """Command line -> a run in save/models/."""
+    options = parse_teacher(argv)
+    setting = make_setting(options, options.model)
+    experiment = make_experiment("teacher", setting, teacher_title(setting))
+    folder = run_folder(setting, experiment)
+    if is_finished(folder, setting):
         return
-    prepare(options.deterministic, run.seed)
-    network = assemble.network(options.model, data)
-    train, test = assemble.loaders(data, options, run.seed, where.device)
-    rate = schedule(options, network.learning_rate)
-    fit(Supervised(network, where), train, test, rate, options, run)
+    prepare(options.deterministic, setting.seed)
+    task = Supervised(setting.network(options.model), setting.numerics)
+    stage = main_stage(task, setting.schedule, options)
+    facts = {"objective": "CE", "terms": {"ce": 1.0}}
+    print_heading(setting, folder, task.student, facts["objective"])
+    train(setting, folder, [stage], setting.loaders(), facts)
 
 
 if __name__ == "__main__":
-    cli.main(train_teacher)
+    main(train_teacher)

@@ -4,33 +4,42 @@ python transfer_student.py --path_s save/student_model/RUN/resnet8x4_best.pth --
     --data_dir PATH --trial 1
 """
 
-from helper import assemble, cli
-from helper.device import numerics, prepare
+from cli.identity import make_experiment, probe_title
+from cli.main import main
+from cli.networks import load_backbone, probed_network
+from cli.parse import parse_transfer
+from cli.setting import make_setting
+from cli.training import is_finished, print_heading, run_folder, train
+from engine.device import prepare
+from engine.fit import main_stage
+from engine.objective import LinearProbe, PooledOnce
 from helper.files import sha256
-from helper.loop import fit, schedule
-from helper.run import Run
-from helper.tasks import LinearProbe, PooledOnce
 
 
 def transfer_student(argv):
-    """Command line -> the run's summary."""
-    options = cli.parse_transfer(argv)
-    where = numerics(options)
-    data = assemble.load_data(options)
-    name, path = assemble.probed(options)
-    facts = {"objective": f"CE of a new classifier on {path}", **assemble.facts_of(data)}
-    facts["source"] = {"model": name, "path": str(path), "sha256": sha256(path)}
-    run = Run(assemble.probe_folder(options, data), name, options, facts)
-    if assemble.already_done(run):
+    """Command line -> a run in save/linear_probe/."""
+    options = parse_transfer(argv)
+    name, path = probed_network(options)
+    setting = make_setting(options, name)
+    digest = sha256(path)
+    experiment = make_experiment("probe", setting, probe_title(setting, path, digest), digest)
+    folder = run_folder(setting, experiment)
+    if is_finished(folder, setting):
         return
-    prepare(options.deterministic, run.seed)
-    network = assemble.network(name, data)
-    assemble.load_backbone(network, path, name)
-    train, test = assemble.loaders(data, options, run.seed, where.device)
-    rate = schedule(options, network.learning_rate)
-    probe = LinearProbe(network, where)
-    fit(probe, train, PooledOnce(probe, test), rate, options, run)
+    prepare(options.deterministic, setting.seed)
+    network = setting.network(name)
+    load_backbone(network, path, name)
+    probe = LinearProbe(network, setting.numerics)
+    train_loader, test_loader = setting.loaders()
+    facts = {
+        "objective": f"CE of a new classifier on {path}",
+        "terms": {"ce": 1.0},
+        "source": {"model": name, "path": str(path), "sha256": digest},
+    }
+    stage = main_stage(probe, setting.schedule, options)
+    print_heading(setting, folder, network, facts["objective"])
+    train(setting, folder, [stage], (train_loader, PooledOnce(probe, test_loader)), facts)
 
 
 if __name__ == "__main__":
-    cli.main(transfer_student)
+    main(transfer_student)

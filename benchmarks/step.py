@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helper.device import M_MMAP_MAX, M_TRIM_THRESHOLD, keep_memory
+from engine.device import M_MMAP_MAX, M_TRIM_THRESHOLD, keep_memory
 from models import MODELS
 
 NETWORKS = ("resnet8", "resnet20", "resnet8x4", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV2")

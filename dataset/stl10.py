@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from dataset import DATASETS
-from dataset.base import DataSet, Split, check_size
+from dataset.base import DataSet, DataSource, Split, check_size
 from dataset.cifar import complaint
 from dataset.folder import square
 from helper.errors import UserError
@@ -24,7 +23,7 @@ CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "
 
 
 @DATASETS.register("stl10")
-class Stl10:
+class Stl10(DataSource):
     """13,000 labelled photographs of 96x96 in 10 classes (Coates et al. 2011), downloaded.
 
     The download has 2.6 GB, most of them unlabelled photographs. Those are not used: once unpacked,
@@ -64,6 +63,8 @@ def labelled_part() -> type:
 
 def split(source, size: int) -> Split:
     """The images of a split scaled to `size`, antialiased, as transforms.Resize does it."""
+    from PIL import Image
+
     images = np.empty((len(source.data), 3, size, size), dtype=np.uint8)  # (N, 3, S, S)
     for place, pixels in enumerate(source.data):
         image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))

@@ -6,7 +6,7 @@ B batch, C channels, K classes, N training samples, V views, M rows.
 import warnings
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -22,20 +22,32 @@ class Rows(NamedTuple):
     weight: Tensor  # (V, B), share of each row in the loss of its sample
 
 
-class View(Protocol):
-    """Turns rows into rows. The first field of its `Options` has the view's name and switches it
-    on; `order` is its place in the chain.
+class View:
+    """Base of the views, which turn rows into rows; any number of them chain in front of a method.
 
-    A view may have a static `defaults(options, method)`: option -> (its own flag, value), the
-    settings that its paper changes when it is on; and a `wrapper`, a class with `Options` that is
-    made of (options, setup, method) and stands in for a method that reads features.
+    The first field of its `Options` has the view's name and switches it on; `order` is its place in
+    the chain. It is constructed from (options, setup).
     """
 
-    order: ClassVar[int]
-    Options: ClassVar[type]
+    order: ClassVar[int] = 0
+    # Made of (options, setup, method) in place of a method that reads features; has `Options`.
+    wrapper: ClassVar["type[Distiller] | None"] = None
+
+    @dataclass(frozen=True)
+    class Options:
+        """Flags of the view."""
+
+    def __init__(self, options: Any, setup: "Setup"):
+        self.options = options
 
     def __call__(self, rows: Rows, student: Features, teacher: Features, labels: Tensor) -> Rows:
         """Rows of B samples -> rows of the same samples; labels (B,)."""
+        raise NotImplementedError
+
+    @staticmethod
+    def defaults(options: Any, method: "type[Distiller]") -> dict[str, tuple[str, float]]:
+        """The settings that its paper changes when it is on: option -> (its own flag, value)."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -73,9 +85,10 @@ class Distiller(nn.Module):
     class Options:
         """Flags of the method. None by default."""
 
-    def __init__(self, options, setup: Setup):
+    def __init__(self, options: Any, setup: Setup):
         super().__init__()
         self.options = options
+        self.parts: dict[str, Tensor] = {}  # of the last loss, to be logged; detached scalars
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """Features of one batch -> scalar."""
@@ -86,7 +99,7 @@ class Distiller(nn.Module):
         return sum(self(student, teacher, batch) for teacher in teachers)
 
     @staticmethod
-    def pair_defaults(student: str, teacher: str, views: Collection[str]) -> dict[str, Any]:
+    def pair_defaults(teacher: str, student: str, views: Collection[str]) -> dict[str, Any]:
         """What the paper set otherwise for this pair of networks, with these views on.
 
         Option -> value; applied where the flag is not given. Nothing by default.

@@ -32,7 +32,9 @@ class NoisyTeacher(Distiller):
 
     def forward(self, student, teacher, batch):
         copies = [self.noisy(teacher) for _ in range(self.options.noisy_teachers)]
-        return self.method.of_teachers(student, [teacher, *copies], batch)
+        loss = self.method.of_teachers(student, [teacher, *copies], batch)
+        self.parts = self.method.parts
+        return loss
 
     def noisy(self, teacher: Features) -> Features:
         """The same pass with noise in the pooled vector."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from helper.options import count, not_negative, option, positive_number, share, whole_numbers
 
 from . import VIEWS
-from .base import Distiller, LogitDistiller, Rows
+from .base import Distiller, LogitDistiller, Rows, View
 from .noisy_teacher import NoisyTeacher
 
 
@@ -30,7 +30,7 @@ def grid_sizes(text: str) -> tuple[int, ...]:
 
 
 @VIEWS.register("sdd")
-class ScaleDecoupling:
+class ScaleDecoupling(View):
     """Wei et al., Scale Decoupled Distillation, CVPR 2024: one row a region.
 
     A region where the teacher is right and the whole image wrong, or the reverse, counts twice;
@@ -49,6 +49,7 @@ class ScaleDecoupling:
         )
 
     def __init__(self, options, setup):
+        super().__init__(options, setup)
         self.scales = options.sdd
         for who in (setup.student, setup.teacher):
             who.region_logits(self.scales)  # raises ValueError where there are no regions
@@ -71,7 +72,7 @@ class ScaleDecoupling:
 
 
 @VIEWS.register("tekap")
-class Tekap:
+class Tekap(View):
     """Hossain et al., Single Teacher, Multiple Perspectives (TeKAP), ICLR 2025: noisy teachers.
 
     The rows again, n times, each with its own noise on the teacher's logits. A method that reads
@@ -90,9 +91,6 @@ class Tekap:
             0.8, "weight of a copy; the clean teacher has 1", parse=not_negative
         )
 
-    def __init__(self, options, setup):
-        self.options = options
-
     def __call__(self, rows, student, teacher, labels):
         n, noise = self.options.tekap_copies, self.options.tekap_noise
         clean = rows.teacher.expand(n, *rows.teacher.shape)  # (n, V, B, K)
@@ -105,7 +103,7 @@ class Tekap:
 
 
 @VIEWS.register("logit_stand")
-class LogitStandardization:
+class LogitStandardization(View):
     """Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024 (algorithm 1).
 
     Each row to mean 0 and standard deviation 1, so that the student matches relations, not scale.
@@ -118,9 +116,6 @@ class LogitStandardization:
         logit_stand: bool = option(False, "standardise each row of logits first")
         base_temp: float = option(2.0, "temperature after standardising", parse=positive_number)
         kd_weight: float = option(9.0, "weight of the standardised term", parse=not_negative)
-
-    def __init__(self, options, setup):
-        pass
 
     @staticmethod
     def defaults(options, method: type[Distiller]) -> dict[str, tuple[str, float]]:

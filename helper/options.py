@@ -17,12 +17,12 @@ from helper.errors import UserError
 
 # Flags that every training has; no method, view or data set may call an option of its own like one.
 GENERAL = frozenset({
-    "alpha", "amp", "aug", "batch_size", "beta", "cfg", "channels_last", "compile", "dataset",
-    "deterministic", "device", "distill", "epochs", "gamma", "init_epochs", "learning_rate",
-    "lr_decay_epochs", "lr_decay_rate", "model", "model_s", "model_t", "momentum",
-    "no_pair_defaults", "num_workers", "overwrite", "path_s", "path_t", "print_freq", "resume",
-    "save_dir", "save_freq", "seed", "sync_bn", "tb_freq", "trial", "wandb", "warmup",
-    "weight_decay",
+    "alpha", "amp", "any_teacher", "aug", "batch_size", "beta", "cfg", "channels_last", "compile",
+    "dataset", "deterministic", "device", "distill", "epochs", "fraction_seed", "gamma",
+    "init_epochs", "learning_rate", "lr_decay_epochs", "lr_decay_rate", "methods_dir", "model",
+    "model_s", "model_t", "momentum", "no_pair_defaults", "num_workers", "overwrite", "path_s",
+    "path_t", "print_freq", "resume", "save_dir", "save_freq", "seed", "sync_bn", "tb_freq",
+    "train_fraction", "trial", "wandb", "warmup", "weight_decay",
 })  # fmt: skip
 METAVARS = {bool: "on|off", int: "N", float: "X", tuple: "N,N"}
 TRUE, FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
@@ -67,6 +67,13 @@ def share(text: str) -> float:
     return value
 
 
+def positive_share(text: str) -> float:
+    """A number above 0, at most 1."""
+    if (value := share(text)) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
 def count(text: str) -> int:
     """A whole number of at least 0."""
     if (value := int(text)) < 0:
@@ -107,9 +114,9 @@ class Parser(argparse.ArgumentParser):
                 if f"--{f.name}" not in self._option_string_actions:
                     self._add_field(group, f)
 
-    def add_switches(self, *classes: type) -> None:
+    def add_switches(self, title: str, *classes: type) -> None:
         """Add the first field of each dataclass alone: the flag that turns the class on."""
-        group = self.add_argument_group("views of the logits")
+        group = self.add_argument_group(title)
         for cls in classes:
             first = fields(cls)[0]
             if f"--{first.name}" not in self._option_string_actions:
@@ -119,6 +126,11 @@ class Parser(argparse.ArgumentParser):
         """The flag that resembles this one most."""
         close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
         return close[0] if close else None
+
+    def is_list(self, flag: str) -> bool:
+        """Whether a flag takes a list of values."""
+        action = self._option_string_actions.get(flag)
+        return action is not None and action.metavar == METAVARS[tuple]
 
     def _add_field(self, group, f) -> None:
         kind = plain_type(f.type)
@@ -157,6 +169,7 @@ class Resolved:
 
     values: Mapping[str, Any]
     origin: Mapping[str, str]  # option -> "default", "typed", or the layer that set it
+    usual: Mapping[str, Any] = field(default_factory=dict)  # of typed ones: the value otherwise
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -49,6 +49,11 @@ class Registry:
             raise UserError(f"no {self.kind} {name!r}{known}{self._broken()}")
         return self._entries[name]
 
+    def canonical(self, name: str) -> str:
+        """The first name of the entry called `name`."""
+        entry = self[name]
+        return next(known for known, other in self._entries.items() if other is entry)
+
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 

@@ -37,15 +37,51 @@ def build(name: str, num_classes: int, image_size: int = 32) -> Classifier:
     return Wrapped(network, name, num_classes, image_size)
 
 
+def check_name(name: str) -> None:
+    """UserError where `build` would not know the name; builds nothing."""
+    source, _, rest = name.partition(":")
+    if ":" not in name:
+        try:
+            MODELS[name]
+        except UserError as error:
+            raise UserError(f"{error}; or {ELSEWHERE}") from None
+    elif source == "torchvision":
+        check_torchvision(name, rest)
+    elif source == "timm":
+        import_timm(name, rest)
+    else:
+        import_function(name, rest)
+
+
+def learning_rate(name: str) -> float:
+    """What the recipe starts the network called `name` at."""
+    if name not in MODELS:
+        return Classifier.learning_rate
+    entry = MODELS[name]
+    return getattr(entry, "func", entry).learning_rate  # of functools.partial, its class
+
+
 def from_torchvision(name: str, rest: str, num_classes: int) -> nn.Module:
+    torchvision = check_torchvision(name, rest)
+    return torchvision.models.get_model(rest, weights=None, num_classes=num_classes)
+
+
+def check_torchvision(name: str, rest: str):
+    """torchvision; UserError where it has no such classifier."""
     from helper.vision import torchvision  # takes seconds to import
 
     if rest not in torchvision.models.list_models(torchvision.models):
         raise UserError(f"{name}: torchvision has no classifier {rest!r}")
-    return torchvision.models.get_model(rest, weights=None, num_classes=num_classes)
+    return torchvision
 
 
 def from_timm(name: str, rest: str, num_classes: int) -> nn.Module:
+    timm = import_timm(name, rest)
+    return timm.create_model(rest, pretrained=False, num_classes=num_classes)
+
+
+def import_timm(name: str, rest: str):
+    """timm; UserError where it is not installed or has no such model."""
     try:
         importlib.import_module("helper.vision")  # timm imports torchvision
         timm = importlib.import_module("timm")
@@ -53,19 +89,14 @@ def from_timm(name: str, rest: str, num_classes: int) -> nn.Module:
         raise UserError(f"{name} needs the timm package: pip install timm") from None
     if not timm.is_model(rest):
         raise UserError(f"{name}: timm has no model {rest!r}")
-    return timm.create_model(rest, pretrained=False, num_classes=num_classes)
+    return timm
 
 
 def from_module(name: str, rest: str, num_classes: int) -> nn.Module:
     """`package.module:function`, called with num_classes=K."""
+    function = import_function(name, rest)
     try:
-        module = importlib.import_module(name.partition(":")[0])
-    except Exception as error:  # whatever somebody's module raises
-        raise UserError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
-    if not hasattr(module, rest):
-        raise UserError(f"{name}: the module has no {rest!r}")
-    try:
-        network = getattr(module, rest)(num_classes=num_classes)
+        network = function(num_classes=num_classes)
     except Exception as error:  # whatever somebody's function raises
         raise UserError(
             f"{name} cannot be called with num_classes={num_classes}: "
@@ -74,6 +105,17 @@ def from_module(name: str, rest: str, num_classes: int) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise UserError(f"{name} gives {type(network).__name__}, not a torch.nn.Module")
     return network
+
+
+def import_function(name: str, rest: str):
+    """The function of `package.module:function`; UserError where there is none."""
+    try:
+        module = importlib.import_module(name.partition(":")[0])
+    except Exception as error:  # whatever somebody's module raises
+        raise UserError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
+    if not hasattr(module, rest):
+        raise UserError(f"{name}: the module has no {rest!r}")
+    return getattr(module, rest)
 
 
 class Call(NamedTuple):

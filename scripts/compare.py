@@ -14,7 +14,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helper import cli
+from cli.main import main as run_command
 from helper.errors import UserError
 
 COLUMNS = ("network", "trained on", "parameters", "epochs", "runs", "last %", "best %", "seconds")
@@ -120,4 +120,4 @@ def main(folders: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    run_command(main)

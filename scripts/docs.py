@@ -11,9 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cli.flags import StudentOptions
+from cli.parse import COMMON
 from dataset import DATASETS
 from distiller_zoo import METHODS, VIEWS
-from helper.cli import COMMON, StudentOptions
 from helper.options import title_of
 from models import MODELS
 

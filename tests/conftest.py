@@ -1,6 +1,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ import torch
 import train_student
 import train_teacher
 import transfer_student
-from helper import checkpoint, cli
+from cli import main
 from models import MODELS
+from runs import checkpoint
 
 # Small networks gain nothing from threads; as many processes as cores gain all there is.
 os.environ["OMP_NUM_THREADS"] = "1"  # for scripts that tests start
@@ -20,6 +22,12 @@ COMMANDS = {
     "train_student": train_student.train_student,
     "transfer_student": transfer_student.transfer_student,
 }
+
+
+def only(folder: Path, pattern: str = "*") -> Path:
+    """The one run in a folder of runs."""
+    (found,) = (path for path in folder.glob(pattern) if path.is_dir())
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +43,7 @@ def run(monkeypatch, tmp_path):
     def run(line: str):
         script, *words = line.split()
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *words])
-        return cli.main(COMMANDS[script])
+        return main.main(COMMANDS[script])
 
     return run
 

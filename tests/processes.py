@@ -5,8 +5,9 @@ import os
 
 import torch.distributed as dist
 
-from helper import cli, distributed
-from helper.run import Run
+from cli.main import main as run_command
+from engine import distributed
+from runs.recorder import Run
 from train_student import train_student
 
 
@@ -14,8 +15,8 @@ def main(argv):
     lines, dies_after = json.loads(argv[0])
     finish = Run.finish_epoch
 
-    def finish_and_die(run, epoch, *rest):
-        finish(run, epoch, *rest)
+    def finish_and_die(run, stage, epoch, numbers):
+        finish(run, stage, epoch, numbers)
         if epoch == dies_after:
             dist.barrier()  # the first process has saved the epoch
             if distributed.rank() == 1:
@@ -27,4 +28,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    run_command(main)

@@ -8,9 +8,10 @@ import re
 import pytest
 import torch
 
-from helper import checkpoint
 from models import MODELS
 from models.any import build
+from runs import checkpoint
+from tests.conftest import only
 
 FAKE = "--dataset fake --fake_size 20 --image_size 8 --epochs 1"
 TEACHER = f"train_teacher --model resnet8 {FAKE}"
@@ -174,7 +175,7 @@ def test_teacher_absent_and_no_network(here, fails, monkeypatch):
 
 def test_a_run_is_not_lost(here, run, fails, capsys):
     run(TEACHER)
-    folder = here / "save" / "models" / "resnet8_fake_trial_1"
+    folder = only(here / "save" / "models")
     before = {path: path.read_bytes() for path in folder.glob("*.pth")}
     assert before
     message = fails(TEACHER)
@@ -208,7 +209,7 @@ def test_nothing_that_depends_on_the_student(here, fails):
 
 def test_overwriting_waits_until_everything_else_is_right(here, run, fails):
     run(TEACHER)
-    folder = here / "save" / "models" / "resnet8_fake_trial_1"
+    folder = only(here / "save" / "models")
     before = (folder / "resnet8_last.pth").read_bytes()
     fails(f"{TEACHER} --overwrite --device tpu")
     fails(f"{TEACHER} --overwrite --image_size 3")
@@ -217,7 +218,7 @@ def test_overwriting_waits_until_everything_else_is_right(here, run, fails):
 
 def test_broken_resume_file(here, run, fails):
     run(TEACHER)
-    folder = here / "save" / "models" / "resnet8_fake_trial_1"
+    folder = only(here / "save" / "models")
     summary = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**summary, "status": "running"}))
     (folder / "resume.pth").write_bytes(b"half")

@@ -9,17 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from cli import parse
 from distiller_zoo import METHODS
-from helper import checkpoint, cli
 from models.any import build
+from runs import checkpoint
+from tests.conftest import only
 from tools.train import translated
 
 ROOT = Path(__file__).resolve().parent.parent
 FAKE = "--dataset fake --fake_size 24 --fake_classes 4 --image_size 16 --epochs 1 --device cpu"
 PARSE = {
-    "train_teacher.py": cli.parse_teacher,
-    "train_student.py": cli.parse_student,
-    "tools/train.py": lambda words: cli.parse_student(translated(words)),
+    "train_teacher.py": parse.parse_teacher,
+    "train_student.py": parse.parse_student,
+    "tools/train.py": lambda words: parse.parse_student(translated(words)),
 }
 
 
@@ -74,7 +76,7 @@ def test_distill_runs_every_method():
 @pytest.mark.parametrize("method", ["kd", "dkd", "rld"])
 def test_all_experiments_of_a_method(method):
     runs = dry("run_cifar100_train.sh", METHOD=method)
-    shown = [(cli.chosen_views(run.values), run.values.get("sdd")) for run in runs]
+    shown = [(parse.chosen_views(run.values), run.values.get("sdd")) for run in runs]
     views = [["sdd"], ["sdd", "logit_stand"]]
     assert shown[:2] == [([], None), (["logit_stand"], None)]
     assert shown[2:] == [(v, s) for s in ((1,), (1, 2), (1, 2, 4)) for v in views]
@@ -113,7 +115,7 @@ def test_a_short_run_of_each_other_script(tmp_path):
     flags = [*FAKE.split(), "--save_dir", str(tmp_path)]
     done = script("scripts/run_cifar_vanilla.sh", *flags, MODELS="resnet8")
     assert (done.returncode, done.stdout.count("resnet8: last")) == (0, 1), done.stderr
-    path = tmp_path / "models" / "resnet8_fake_trial_1" / "ckpt_epoch_1.pth"
+    path = only(tmp_path / "models") / "ckpt_epoch_1.pth"
     flags += ["--path_t", str(path), "--model_t", "resnet8", "--model_s", "resnet8"]
     done = script("run_cifar100_train.sh", *flags, METHOD="rld")
     assert (done.returncode, done.stdout.count("resnet8: last")) == (0, 8), done.stderr

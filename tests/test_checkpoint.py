@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from helper import checkpoint, files
+from helper import files
 from helper.errors import UserError
 from models import MODELS
+from runs import checkpoint
 from tests.adapters import GOLDEN
 from tests.golden.fill import make_input
 

@@ -3,13 +3,13 @@ import warnings
 import pytest
 import torch
 
-from helper import cli
+from cli import objective, parse
+from engine.recipe import make_schedule as schedule
 from helper.errors import UserError
-from helper.loop import schedule
 
 
 def student(line):
-    return cli.parse_student(line.split())
+    return parse.parse_student(line.split())
 
 
 def weights(options):
@@ -51,8 +51,8 @@ def test_standardization_beside_the_method_that_reads_logits_or_features():
 
 
 def test_the_objective_in_words():
-    assert cli.describe(student("--distill kd")) == "0.1*CE + 0.9*KD(T=4)"
-    text = cli.describe(student("--sdd 1,2 --logit_stand -a 2 -r 0"))
+    assert objective.describe_objective(student("--distill kd")) == "0.1*CE + 0.9*KD(T=4)"
+    text = objective.describe_objective(student("--sdd 1,2 --logit_stand -a 2 -r 0"))
     assert text == "2*KD(T=2) on rows: sdd=(1, 2), logit_stand"
 
 
@@ -70,11 +70,11 @@ def test_decays_move_with_the_number_of_epochs():
 
 
 def test_the_probe_has_a_recipe_of_its_own():
-    options = cli.parse_transfer(["--path_s", "x.pth"])
+    options = parse.parse_transfer(["--path_s", "x.pth"])
     assert (options.epochs, options.lr_decay_epochs) == (120, (30, 60, 90))
     assert options.learning_rate == 0.05
-    assert cli.parse_transfer(["--epochs", "12"]).lr_decay_epochs == (3, 6, 9)
-    assert cli.parse_transfer(["--epochs", "1"]).lr_decay_epochs == (1, 1, 1)  # after the run
+    assert parse.parse_transfer(["--epochs", "12"]).lr_decay_epochs == (3, 6, 9)
+    assert parse.parse_transfer(["--epochs", "1"]).lr_decay_epochs == (1, 1, 1)  # after the run
 
 
 def test_a_warm_up_that_is_longer_than_the_run_is_said():
@@ -113,11 +113,11 @@ def test_settings_of_a_pair():
     pair = "--distill kd --model_t vgg13 --model_s vgg8 --logit_stand"
     options = student(pair)
     assert (options.base_temp, options.kd_T, options.alpha) == (3, 3, 9)
-    assert "vgg13 -> vgg8: base_temp=3.0, kd_weight=9.0" in cli.pair_note(options)
+    assert "vgg13 -> vgg8: base_temp=3.0, kd_weight=9.0" in objective.describe_pair(options)
     assert student(f"{pair} --base_temp 2").kd_T == 2  # what is typed wins
     options = student(f"{pair} --no_pair_defaults")
-    assert (options.kd_T, cli.pair_note(options)) == (2, "")
-    assert cli.pair_note(student("--distill kd --model_t vgg13 --model_s vgg8")) == ""
+    assert (options.kd_T, objective.describe_pair(options)) == (2, "")
+    assert objective.describe_pair(student("--distill kd --model_t vgg13 --model_s vgg8")) == ""
 
 
 def test_the_teacher_is_named_by_its_checkpoint(tmp_path):

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cli import objective, parse
 from distiller_zoo import VIEWS
 from distiller_zoo.base import Setup
-from helper import cli, config
+from helper import config
 from helper.errors import UserError
 from models import MODELS
 
@@ -66,7 +67,7 @@ def place(path):
 def test_resolves_to_the_published_setting(path):
     data, method, teacher, student = place(path)
     kind, pair = method.removeprefix("sdd_"), f"{teacher}->{student}"
-    options = cli.parse_student(["--cfg", str(path)])
+    options = parse.parse_student(["--cfg", str(path)])
     assert (options.dataset, options.distill) == (data, kind)
     assert (options.model_t, options.model_s) == (teacher, student)
     same = (teacher, student) in [*WITHIN, ("ResNet34", "ResNet18")]
@@ -74,7 +75,7 @@ def test_resolves_to_the_published_setting(path):
     assert (
         options.sdd == scales
         if method.startswith("sdd_")
-        else "sdd" not in cli.chosen_views(options.values)
+        else "sdd" not in parse.chosen_views(options.values)
     )
 
     weights = options.gamma, options.alpha, options.beta
@@ -95,7 +96,7 @@ def test_resolves_to_the_published_setting(path):
     else:
         assert recipe == (240, 64, 5e-4, warmup)
 
-    options = cli.parse_student(["--cfg", str(path), "--logit-stand"])
+    options = parse.parse_student(["--cfg", str(path), "--logit-stand"])
     table = {"kd": LS_KD, "dkd": LS_DKD, "rld": {}}[kind]
     default = (5, 6) if kind == "rld" and same else (2, 9)
     weight = options.alpha if kind == "kd" else options.beta
@@ -105,11 +106,11 @@ def test_resolves_to_the_published_setting(path):
 @pytest.mark.filterwarnings("ignore:.*regions.*same place:UserWarning")
 @pytest.mark.parametrize("path", sorted((ROOT / "cifar100" / "sdd_kd").iterdir()), ids=str)
 def test_the_regions_of_a_pair_can_be_cut(path):
-    options = cli.parse_student(["--cfg", str(path)])
+    options = parse.parse_student(["--cfg", str(path)])
     nets = [MODELS[name](10).eval() for name in (options.model_s, options.model_t)]
     with torch.no_grad():
         shown = [net.features(torch.randn(2, 3, 32, 32)) for net in nets]
-    view = cli.build("--sdd", VIEWS["sdd"], options, Setup(*shown, *nets, None))
+    view = objective.construct("--sdd", VIEWS["sdd"], options, [Setup(*shown, *nets, None)])
     regions = sum(scale**2 for scale in options.sdd)
     assert view(None, *shown, torch.tensor([1, 2])).student.shape == (regions, 2, 10)
 
@@ -117,7 +118,7 @@ def test_the_regions_of_a_pair_can_be_cut(path):
 def resolved(tmp_path, text, line=""):
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    return cli.parse_student(["--cfg", str(path), *line.split()])
+    return parse.parse_student(["--cfg", str(path), *line.split()])
 
 
 def test_the_command_line_wins_and_says_so(tmp_path, recwarn):

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from dataset.loader import shares
-from helper import distributed
-from helper.device import pick_device
+from engine import distributed
+from engine.device import pick_device
 from helper.errors import UserError
-from helper.logger import read_lines
 from models import MODELS
 from models.any import build
+from runs.logs import read_lines
 from train_student import train_student
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,7 +127,7 @@ def test_processes_that_nobody_started(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(UserError, match="WORLD_SIZE is 2, but .*: start them with torchrun"):
-        distributed.start(torch.device("cpu"))
+        distributed.join(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("n", "ranks"), [(10, 3), (2, 3), (7, 1)])

@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
+from cli import objective, parse
 from dataset.base import Batch
 from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import Distiller, LogitDistiller, Setup
-from helper import assemble, cli
 from models import MODELS
 
 SWITCHES = {"sdd": "--sdd 1,2", "tekap": "--tekap", "logit_stand": "--logit_stand"}
@@ -37,7 +37,7 @@ def setup(nets, batch):
 
 def made(line, setup):
     """The method of a command line, behind its views."""
-    return assemble.kd_and_method(cli.parse_student(line.split()), setup)[1]
+    return objective.kd_and_method(parse.parse_student(line.split()), setup)[1]
 
 
 def test_the_views_here_are_all_there_are():

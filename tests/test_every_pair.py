@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from cli import objective, parse
 from dataset.base import Batch
 from distiller_zoo import METHODS
 from distiller_zoo.base import Setup
-from helper import assemble, cli
 from helper.errors import UserError
 from models import MODELS
 
@@ -44,7 +44,7 @@ def test_works_or_says_why_not(name, pair):
     line = f"--distill {name} --model_t {name_t} --model_s {name_s}"
     refusal = ""
     try:
-        method = assemble.kd_and_method(cli.parse_student(line.split()), setup)[1]
+        method = objective.kd_and_method(parse.parse_student(line.split()), setup)[1]
     except UserError as error:
         refusal = str(error)
     if refusal:

@@ -9,9 +9,9 @@ import torch
 
 from distiller_zoo import METHODS
 from distiller_zoo.base import Distiller
-from helper import checkpoint
-from helper.run import Run
 from models import MODELS
+from runs import checkpoint
+from runs.recorder import Run
 
 SMALL = {"nce_k": 8, "queue_size": 32, "feat_dim": 16}  # for flags that a method may have
 DATA = "--dataset fake --fake_size 24 --image_size 32 --batch_size 16 --fake_classes 4"
@@ -49,7 +49,7 @@ def test_trains_and_resumes_bit_for_bit(name, run, tmp_path, monkeypatch):
 
         def dying(*args, saved=saved, last=last):
             save(*args)
-            saved.append(args[1])
+            saved.append(args[1].name)
             if len(saved) == last:
                 raise Killed
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from cli import parse
 from dataset import DATASETS
 from dataset.imagenet import MEAN, STD
 from dataset.stream import StreamLoader
-from helper import cli
 from helper.errors import UserError
 
 BAD = "train/n02/broken.JPEG"
@@ -124,7 +124,7 @@ def test_teacher_and_student_train(run, root, capsys):
 
 
 def test_resumed_as_if_never_stopped(run, root, tmp_path, monkeypatch):
-    from helper.run import Run
+    from runs.recorder import Run
 
     line = f"train_teacher {HOW} --model MobileNetV1 --epochs 2 --learning_rate 0.01"
     run(f"{line} --save_dir whole")
@@ -149,11 +149,13 @@ def test_resumed_as_if_never_stopped(run, root, tmp_path, monkeypatch):
 
 
 def test_the_recipe_of_the_field():
-    options = cli.parse_student(["--dataset", "imagenet"])
+    options = parse.parse_student(["--dataset", "imagenet"])
     assert (options.model_t, options.model_s) == ("ResNet34", "ResNet18")
-    options = cli.parse_student(["--dataset", "imagenet", "--batch_size", "256", "--epochs", "10"])
+    options = parse.parse_student(
+        ["--dataset", "imagenet", "--batch_size", "256", "--epochs", "10"]
+    )
     assert (options.learning_rate, options.lr_decay_epochs) == (0.1, (3, 6, 9))
-    assert cli.parse_teacher(["--dataset", "imagenet"]).model == "ResNet18"
+    assert parse.parse_teacher(["--dataset", "imagenet"]).model == "ResNet18"
 
 
 def test_published_weights_are_found_or_explained(root, monkeypatch, tmp_path):

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from helper import checkpoint
 from models import MODELS
+from runs import checkpoint
+from tests.conftest import only
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = "--dataset fake --fake_size 40 --image_size 8 --batch_size 16 --fake_classes 4"
@@ -21,7 +22,6 @@ LINE = (
     f"train_student --path_t teacher.pth --model_t resnet8 --model_s resnet8 {DATA} "
     "--epochs 3 --save_freq 2 --distill kd --tekap"
 )
-FOLDER = "save/student_model/S_resnet8_T_resnet8_fake_kd_tekap_r_0.1_a_0.9_b_0_trial_1"
 
 
 class Killed(BaseException):
@@ -60,8 +60,8 @@ def whole(tmp_path_factory):
     """The run that nobody stopped."""
     folder = tmp_path_factory.mktemp("whole")
     teacher_in(folder)
-    command(folder, LINE).wait()
-    return folder / FOLDER
+    assert command(folder, LINE).wait() == 0
+    return only(folder / "save" / "student_model")
 
 
 def command(folder: Path, line: str) -> subprocess.Popen:
@@ -106,7 +106,7 @@ def test_stopped_at_any_write(whole, run, tmp_path, monkeypatch):
                 return
             monkeypatch.setattr("os.replace", real)
             run(f"{LINE} --save_dir {folder} --resume")
-            assert_same_run(whole, folder / Path(FOLDER).relative_to("save"))
+            assert_same_run(whole, only(folder / "student_model"))
 
 
 def test_killed_with_signal_9_again_and_again(whole, tmp_path):
@@ -116,7 +116,7 @@ def test_killed_with_signal_9_again_and_again(whole, tmp_path):
     for attempt in range(30):
         process = command(tmp_path, LINE if attempt == 0 else f"{LINE} --resume")
         deadline = time.monotonic() + 60
-        progress = tmp_path / FOLDER / "metrics.jsonl"
+        progress = tmp_path / "save" / "student_model" / whole.name / "metrics.jsonl"
         seen = progress.stat().st_mtime_ns if progress.exists() else 0
         while kills < 3 and process.poll() is None and time.monotonic() < deadline:
             if progress.exists() and progress.stat().st_mtime_ns != seen:
@@ -130,7 +130,7 @@ def test_killed_with_signal_9_again_and_again(whole, tmp_path):
             break
         assert process.returncode == -signal.SIGKILL, error
     assert kills > 0, "the run was over before it could be killed"
-    assert_same_run(whole, tmp_path / FOLDER)
+    assert_same_run(whole, only(tmp_path / "save" / "student_model"))
 
 
 def test_a_finished_run_is_left_alone(whole, capfd):
@@ -144,8 +144,9 @@ def test_a_finished_run_is_left_alone(whole, capfd):
 def test_another_teacher_is_noticed(run, fails, tmp_path):
     teacher_in(tmp_path)
     run(LINE)
-    summary = json.loads((tmp_path / FOLDER / "run.json").read_text())
-    (tmp_path / FOLDER / "run.json").write_text(json.dumps({**summary, "status": "running"}))
+    folder = only(tmp_path / "save" / "student_model")
+    summary = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**summary, "status": "running"}))
     torch.save({"model": MODELS["resnet8"](4).state_dict()}, tmp_path / "teacher.pth")
     assert "the teacher is not that of the run any more" in fails(f"{LINE} --resume")
 
@@ -153,8 +154,10 @@ def test_another_teacher_is_noticed(run, fails, tmp_path):
 def test_stopped_by_ctrl_c(tmp_path):
     teacher_in(tmp_path)
     process = command(tmp_path, LINE.replace("--epochs 3", "--epochs 500"))
-    progress = tmp_path / FOLDER / "metrics.jsonl"
-    while process.poll() is None and not (progress.exists() and progress.stat().st_size):
+    runs = tmp_path / "save" / "student_model"
+    while process.poll() is None and not any(
+        p.stat().st_size for p in runs.glob("*/metrics.jsonl")
+    ):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     error = process.communicate()[1].decode()

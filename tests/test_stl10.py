@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from cli import parse
 from dataset import DATASETS
 from dataset.loader import Loader
-from helper import cli
 from helper.errors import UserError
 from helper.vision import torchvision
 
@@ -151,7 +151,7 @@ def test_absent_says_where_and_what_to_do(offline, tmp_path):
 
 def test_flags():
     words = "--dataset stl10 --data-dir there --image_size 48"
-    options = cli.parse_teacher(words.split())
+    options = parse.parse_teacher(words.split())
     assert options.read(STL10.Options) == STL10.Options("there", 48)
     assert STL10.Options() == STL10.Options("./data", 32)
 

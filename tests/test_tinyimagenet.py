@@ -19,9 +19,9 @@ import pytest
 import torch
 from PIL import Image
 
+from cli import parse
 from dataset import DATASETS
 from dataset.loader import Loader
-from helper import cli
 from helper.errors import UserError
 from helper.vision import torchvision
 
@@ -193,7 +193,7 @@ def test_too_small(root):
 
 def test_flags():
     words = "--dataset tinyimagenet --data-dir there --image_size 64 --cache_dir kept"
-    options = cli.parse_teacher(words.split())
+    options = parse.parse_teacher(words.split())
     assert options.read(TinyImageNet.Options) == TinyImageNet.Options("there", 64, "kept")
     assert TinyImageNet.Options() == TinyImageNet.Options("./data", 32, "./data/cache")
 

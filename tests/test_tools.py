@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from helper import checkpoint, cli
+from cli import parse
+from helper.errors import UserError
 from models.any import build
+from runs import checkpoint
 from tools import eval as tool
 from tools.train import translated
 
@@ -28,7 +30,7 @@ PUBLISHED = [  # forms of the predecessors' READMEs
 @pytest.mark.parametrize("line", PUBLISHED)
 def test_published_command_lines_are_understood(line, monkeypatch):
     monkeypatch.chdir(ROOT)
-    options = cli.parse_student(translated(line.split()))
+    options = parse.parse_student(translated(line.split()))
     words = line.split()
     if "--gpu" in words:
         assert options.device == f"cuda:{words[words.index('--gpu') + 1]}"
@@ -66,11 +68,11 @@ def test_train_runs_a_config(run, trained, tmp_path, monkeypatch):
 def test_eval_counts_what_is_right(trained, tmp_path, capsys):
     path, network = trained
     line = f"-c {path} -d fake {FAKE} --per_class --json {tmp_path / 'n.json'} --device cpu"
-    numbers = tool.evaluate(line.split())
-    uneven = tool.evaluate([*line.split(), "--batch_size", "3"])
+    numbers = tool.evaluate_checkpoint(line.split())
+    uneven = tool.evaluate_checkpoint([*line.split(), "--batch_size", "3"])
     assert uneven["acc"] == pytest.approx(numbers["acc"])
     assert uneven["per_class"] == numbers["per_class"]
-    numbers = tool.evaluate(line.split())
+    numbers = tool.evaluate_checkpoint(line.split())
     assert numbers == json.loads((tmp_path / "n.json").read_text())
     assert "resnet8 on fake" in capsys.readouterr().out
 
@@ -107,5 +109,5 @@ def test_a_class_without_images_has_no_accuracy():
 )
 def test_eval_explains_what_is_wrong(line, words, trained):
     size = FAKE.replace("--fake_classes 4", "" if "--fake_classes" in line else "--fake_classes 4")
-    with pytest.raises(cli.UserError, match=words):
-        tool.evaluate(f"-d fake {size} {line.format(path=trained[0])}".split())
+    with pytest.raises(UserError, match=words):
+        tool.evaluate_checkpoint(f"-d fake {size} {line.format(path=trained[0])}".split())

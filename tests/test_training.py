@@ -14,17 +14,27 @@ from dataset.loader import Loader
 from distiller_zoo import METHODS
 from distiller_zoo.base import Recipe, Setup
 from distiller_zoo.kd import KD
-from helper import checkpoint, files
-from helper.device import Numerics, pick_device, seed_everything
-from helper.loop import Meter, NotFinite, evaluate, measure
-from helper.tasks import Distillation, FirstStage, LinearProbe, PooledOnce
+from engine.device import Numerics, pick_device, seed_everything
+from engine.evaluate import evaluate
+from engine.meter import Meter, NotFinite
+from engine.objective import Distillation, FirstStage, LinearProbe, PooledOnce
+from helper import files
 from models import MODELS
+from runs import checkpoint
 from tests.adapters import bare_setup
+from tests.conftest import only
 
 DATA = "--dataset fake --fake_size 64 --image_size 8 --fake_classes 4 --batch_size 16"
 ALONE = f"train_teacher --model resnet8 {DATA}"
-TEACHER = "save/models/resnet8_fake_trial_1/resnet8_last.pth"
+TEACHER = "teacher/resnet8_last.pth"
 STUDENT = f"train_student --path_t {TEACHER} --model_s resnet8 {DATA} --distill kd"
+
+
+@pytest.fixture
+def teacher(run, tmp_path):
+    """The teacher of STUDENT, trained for an epoch."""
+    run(f"{ALONE} --epochs 1 --save_dir elsewhere")
+    only(tmp_path / "elsewhere" / "models").rename(tmp_path / "teacher")
 
 
 def fake():
@@ -38,11 +48,11 @@ def summary(folder):
 
 def test_a_run_leaves_what_it_promises(run, tmp_path, capsys):
     run(f"{ALONE} --epochs 4 --lr_decay_epochs 3 --save_freq 2 --print_freq 2")
-    folder = tmp_path / "save" / "models" / "resnet8_fake_trial_1"
+    folder = only(tmp_path / "save" / "models")
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "ckpt_epoch_2.pth", "ckpt_epoch_4.pth", "resnet8_best.pth", "resnet8_last.pth",
-        "resume.pth", "run.json", "metrics.jsonl", "tensorboard",
+        "resume.pth", "run.json", "metrics.jsonl", "tensorboard", ".lock",
     }  # fmt: skip
 
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -75,7 +85,7 @@ def test_tensorboard_has_every_number(run, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run(f"{ALONE} --epochs 2 --print_freq 2 --tb_freq 2")
-    folder = tmp_path / "save" / "models" / "resnet8_fake_trial_1"
+    folder = only(tmp_path / "save" / "models")
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     tags = set(events.Tags()["scalars"])
@@ -85,24 +95,28 @@ def test_tensorboard_has_every_number(run, tmp_path):
     assert len(events.Scalars("step/loss")) == 4
 
 
-def test_teacher_student_and_probe(run, tmp_path, capsys):
-    run(f"{ALONE} --epochs 3")
+def test_teacher_student_and_probe(teacher, run, tmp_path, capsys):
     run(f"{STUDENT} --epochs 2 --sdd 1,2 --logit_stand --trial 3 --seed 9")
     out = capsys.readouterr().out
     assert out.index("teacher resnet8: ") < out.index("objective: 0.1*CE + 9*KD(T=2)")
-    name = "S_resnet8_T_resnet8_fake_kd_sdd-1-2_logit_stand_r_0.1_a_9_b_0_trial_3"
-    folder = tmp_path / "save" / "student_model" / name
+    folder = only(tmp_path / "save" / "student_model")
+    teacher_sha = files.sha256(tmp_path / TEACHER)[:8]
+    assert folder.name.startswith(
+        f"S_resnet8_T_resnet8-{teacher_sha}_fake_kd_sdd-1-2_logit_stand_r_0.1_a_9_b_0_epochs_2_"
+    )
+    assert folder.name.endswith("_seed_9_fake_size_64_fake_classes_4_image_size_8_trial_3")
     stored = summary(folder)
     assert stored["seed"] == 9
     assert stored["teacher"]["sha256"] == files.sha256(tmp_path / TEACHER)
     assert {"train_ce", "train_kd", "train_loss"} <= stored["last"].keys()
-    total = stored["last"]["train_ce"] + stored["last"]["train_kd"]
+    assert stored["terms"] == {"ce": 0.1, "kd": 9.0}
+    total = 0.1 * stored["last"]["train_ce"] + 9 * stored["last"]["train_kd"]
     assert stored["last"]["train_loss"] == pytest.approx(total, rel=1e-5)
 
     source = folder / "resnet8_last.pth"
     other = DATA.replace("fake_classes 4", "fake_classes 6")
     run(f"transfer_student --path_s {source} {other} --epochs 2")
-    probe = tmp_path / "save" / "linear_probe" / f"{name}_to_fake_trial_1"
+    probe = only(tmp_path / "save" / "linear_probe")
     probed = checkpoint.weights_of(probe / "resnet8_last.pth")
     backbone = checkpoint.weights_of(source)
     assert probed["fc.weight"].shape == (6, 64)
@@ -111,14 +125,12 @@ def test_teacher_student_and_probe(run, tmp_path, capsys):
             assert torch.equal(value, probed[key]), f"{key} moved in a frozen backbone"
 
 
-def test_a_student_starts_as_it_would_alone(run, tmp_path):
+def test_a_student_starts_as_it_would_alone(teacher, run, tmp_path):
     """Same seed: the first epoch of a distillation without weight is that of the student alone."""
-    run(f"{ALONE} --epochs 1")
     run(f"{STUDENT} --epochs 1 -r 1 -a 1e-30")
     alone = checkpoint.weights_of(tmp_path / TEACHER)
-    folder = tmp_path / "save" / "student_model"
-    name = "S_resnet8_T_resnet8_fake_kd_r_1_a_1e-30_b_0_trial_1"
-    student = checkpoint.weights_of(folder / name / "resnet8_last.pth")
+    folder = only(tmp_path / "save" / "student_model")
+    student = checkpoint.weights_of(folder / "resnet8_last.pth")
     assert all(torch.equal(value, student[key]) for key, value in alone.items())
 
 
@@ -127,7 +139,7 @@ def test_trials_differ_and_repeat(run, tmp_path):
     run(f"{ALONE} --epochs 1 --trial 2")
     run(f"{ALONE} --epochs 1 --trial 3 --seed 1")
     one, two, three = (
-        checkpoint.weights_of(tmp_path / f"save/models/resnet8_fake_trial_{t}/resnet8_last.pth")
+        checkpoint.weights_of(only(tmp_path / "save/models", f"*trial_{t}") / "resnet8_last.pth")
         for t in (1, 2, 3)
     )
     assert not torch.equal(one["conv1.weight"], two["conv1.weight"])
@@ -135,17 +147,15 @@ def test_trials_differ_and_repeat(run, tmp_path):
 
 
 @pytest.mark.parametrize("flags", ["--amp bf16", "--channels_last off", "--deterministic"])
-def test_ways_of_computing(flags, run, tmp_path):
-    run(f"{ALONE} --epochs 1")
+def test_ways_of_computing(flags, teacher, run, tmp_path):
     run(f"{STUDENT} --epochs 2 {flags}")
     (folder,) = (tmp_path / "save" / "student_model").iterdir()
     assert math.isfinite(summary(folder)["last"]["train_loss"])
     torch.use_deterministic_algorithms(False)
 
 
-def test_layout_and_precision_change_only_rounding(run, tmp_path):
+def test_layout_and_precision_change_only_rounding(teacher, run, tmp_path):
     losses = {}
-    run(f"{ALONE} --epochs 1")
     for trial, flags in enumerate(["", "--channels_last off", "--amp bf16"], start=10):
         run(f"{STUDENT} --epochs 1 --trial {trial} --seed 1 {flags}")
         (folder,) = (tmp_path / "save" / "student_model").glob(f"*trial_{trial}")
@@ -166,7 +176,7 @@ def test_a_folder_of_images(run, tmp_path):
                 pixels = (level + noise).to(torch.uint8).numpy()
                 Image.fromarray(pixels).save(tmp_path / "set" / split / name / f"{i}.png")
     run("train_teacher --model resnet8 --dataset folder --data_dir set --epochs 8 --batch_size 4")
-    stored = summary(tmp_path / "save" / "models" / "resnet8_set_trial_1")
+    stored = summary(only(tmp_path / "save" / "models"))
     assert stored["classes"] == ["dark", "light"]
     assert stored["image_size"] == 8
     assert stored["mean"] == pytest.approx([120 / 255] * 3, abs=0.05)
@@ -177,7 +187,7 @@ def distillation(numerics=None):
     student, teacher = MODELS["resnet8"](4), MODELS["resnet14"](4)
     kd = KD(KD.Options(), bare_setup())
     numerics = numerics or Numerics(torch.device("cpu"))
-    return Distillation(student, teacher, kd, kd, Recipe(0.1, 0.9, 0), numerics)
+    return Distillation((student, teacher), kd, kd, "kd", Recipe(0.1, 0.9, 0), numerics)
 
 
 def test_a_teacher_never_learns():
@@ -187,10 +197,10 @@ def test_a_teacher_never_learns():
     assert task.student.training
     assert not any(module.training for module in task.teacher.modules())
     for batch in loader.batches(1):
-        sum(task(batch, 1)[1].values()).backward()
+        task(batch, 1).loss.backward()
     assert all(torch.equal(v, before[k]) for k, v in task.teacher.state_dict().items())
     assert not any(p.requires_grad or p.grad is not None for p in task.teacher.parameters())
-    assert not any(key.startswith("teacher.") for key in task.state_to_resume())
+    assert not any(key.startswith("teacher.") for key in task.training_state())
 
 
 @pytest.mark.parametrize("name", ["abound", "fsp", "factor"])
@@ -204,7 +214,7 @@ def test_a_first_stage_trains_the_norms_of_what_it_trains(name):
     stage = FirstStage(task).train()
     before = {key: value.clone() for key, value in task.state_dict().items()}
     next_batch = next(loader.batches(1))
-    stage(next_batch, 1)[1]["first"].backward()
+    stage(next_batch, 1).loss.backward()
     moved = [key for key, value in task.state_dict().items() if not torch.equal(value, before[key])]
     assert all(key.startswith("student.") and "running" in key or "tracked" in key for key in moved)
     assert bool(moved) == (name != "factor")
@@ -218,16 +228,16 @@ def test_a_first_stage_trains_the_norms_of_what_it_trains(name):
 def test_a_term_without_weight_is_not_computed():
     task = distillation()
     batch = next(Loader(fake(), "train", 16, 0, "cpu").batches(1))
-    assert set(task(batch, 1)[1]) == {"ce", "kd"}
+    assert set(task(batch, 1).terms) == {"ce", "kd"}
     task.recipe = Recipe(0.0, 0.9, 0)
-    assert set(task(batch, 1)[1]) == {"kd"}
+    assert set(task(batch, 1).terms) == {"kd"}
 
 
 def test_warm_up_grows_the_methods_weight():
     task = distillation().eval()
     task.recipe = Recipe(0, 0, 2.0, warmup=4)
     batch = next(Loader(fake(), "train", 16, 0, "cpu").batches(1))
-    losses = [task(batch, epoch)[1]["method"].item() for epoch in (1, 2, 4, 9)]
+    losses = [task(batch, epoch).loss.item() for epoch in (1, 2, 4, 9)]
     assert [loss / losses[-1] for loss in losses] == pytest.approx([0.25, 0.5, 1, 1], rel=1e-4)
 
 
@@ -249,8 +259,8 @@ def test_a_probe_is_evaluated_on_features_that_are_computed_once():
     for change in (0.0, 0.5):
         with torch.no_grad():
             network.head.weight += change * torch.randn_like(network.head.weight)
-        scores = evaluate(probe, once)
-        assert scores == measure(lambda images: network.eval()(images), test)
+        scores = evaluate(probe.eval().predict, once)
+        assert scores == evaluate(lambda images: network.eval()(images), test)
     assert len(passes) == (1 + 2) * len(test)
 
 
@@ -259,7 +269,7 @@ def test_scores_are_exact_over_uneven_batches():
     predicted = torch.randn(len(data.test.labels), 4)
     loader = Loader(data, "test", 7, 0, "cpu")
     rows = iter(predicted.split(7))
-    scores = measure(lambda images: next(rows), loader)
+    scores = evaluate(lambda images: next(rows), loader)
     hits = (predicted.argmax(dim=1) == data.test.labels).double().mean()
     assert scores["acc"] == pytest.approx(100 * hits.item(), rel=1e-12)
     assert scores["acc_top5"] == pytest.approx(100)  # four classes: all are among the first five
@@ -270,7 +280,7 @@ def test_scores_are_exact_over_uneven_batches():
 def test_evaluating_changes_nothing():
     task = distillation()
     before = {key: value.clone() for key, value in task.state_dict().items()}
-    evaluate(task, Loader(fake(), "test", 16, 0, "cpu"))
+    evaluate(task.eval().predict, Loader(fake(), "test", 16, 0, "cpu"))
     assert all(torch.equal(value, before[key]) for key, value in task.state_dict().items())
 
 
@@ -310,6 +320,6 @@ def test_wandb_gets_every_epoch(run, monkeypatch):
     run(f"{ALONE} --epochs 2 --wandb")
     assert [numbers["epoch"] for numbers in logged] == [1, 2]
     assert {"train_loss", "test_acc"} <= logged[0].keys()
-    assert calls[0]["name"] == "resnet8_fake_trial_1"
+    assert calls[0]["name"].startswith("resnet8_fake_")
     assert calls[0]["config"]["batch_size"] == 16
     assert calls[-1] == "finish"

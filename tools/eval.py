@@ -1,11 +1,12 @@
-"""Evaluate a checkpoint on the test split of a data set.
+"""Evaluate a checkpoint on the test split of a data set: that which it was trained on, or -d.
 
-python tools/eval.py -m resnet8x4 -c save/student_model/RUN/resnet8x4_best.pth -d cifar100
+python tools/eval.py -c save/student_model/RUN/resnet8x4_best.pth
 """
 
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +15,56 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helper import assemble, checkpoint, cli, files
-from helper.device import numerics, prepare
-from helper.distributed import rank
+from cli.main import main
+from cli.networks import load_frozen
+from cli.parse import parse_eval
+from cli.setting import AnySet, load_data, make_loader
+from engine.device import prepare, start
+from engine.distributed import is_main_process
+from engine.evaluate import evaluate
 from helper.errors import UserError
-from helper.files import write_json
-from helper.loop import measure
+from helper.files import sha256, write_json
+from runs import checkpoint
 
 
-def evaluate(argv: Sequence[str]) -> dict[str, Any]:
+def evaluate_checkpoint(argv: Sequence[str]) -> dict[str, Any]:
     """Command line -> what is printed."""
-    options = cli.parse_eval(argv)
+    options = parse_eval(argv)
     if not options.ckpt:
         raise UserError("no -c: give the checkpoint to evaluate")
-    where = numerics(options)
+    numerics = start(options)
     name = options.model or checkpoint.network_of(options.ckpt, "-m")
-    data = assemble.load_data(options)
+    data = as_trained(load_data(options), options.ckpt)
     prepare(options.deterministic, seed=0)
-    network = assemble.load_frozen(name, Path(options.ckpt), data)
-    how = {"workers": options.num_workers, "seed": 0, "device": where.device}
-    test = assemble.loader(data, "test", options.batch_size, **how)
-    seen: list[tuple[Tensor, Tensor]] = []  # predictions and labels (B,) of each batch
+    network = load_frozen(name, Path(options.ckpt), data)
+    how = {"workers": options.num_workers, "seed": 0, "device": numerics.device}
+    test = make_loader(data, "test", options.batch_size, **how)
+    batches: list[tuple[Tensor, Tensor]] = []  # predictions and labels (B,) of each
     started = time.perf_counter()
-    scores = measure(
-        where.predictor(network, "student"),
+    scores = evaluate(
+        numerics.predictor(network, "student"),
         test,
-        lambda logits, labels: seen.append((logits.argmax(dim=1), labels)),
+        lambda logits, labels: batches.append((logits.argmax(dim=1), labels)),
     )
     seconds = time.perf_counter() - started
-    predicted, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    predicted, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     numbers = {
         "model": name,
         "checkpoint": options.ckpt,
-        "sha256": files.sha256(options.ckpt),
+        "sha256": sha256(options.ckpt),
         "data": data.name,
+        "image_size": data.image_size,
+        "mean": data.mean,
+        "std": data.std,
         "images": len(labels),
         **scores,
         "images_per_s": len(labels) / seconds,
     }
+    size = f"{data.image_size}x{data.image_size}"
     print(
-        f"{name} on {data.name}: {scores['acc']:.2f} % (top-5 {scores['acc_top5']:.2f}), "
-        f"loss {scores['loss']:.4f}, {numbers['images_per_s']:,.0f} images/s"
+        f"{name} on {data.name} ({len(labels):,} images of {size}): {scores['acc']:.2f} % "
+        f"(top-5 {scores['acc_top5']:.2f}), loss {scores['loss']:.4f}, "
+        f"{numbers['images_per_s']:,.0f} images/s"
     )
     if options.per_class:
         numbers["per_class"] = per_class(predicted, labels, data.classes)
@@ -63,9 +73,35 @@ def evaluate(argv: Sequence[str]) -> dict[str, Any]:
             print(
                 f"{label:<{width}}  " + ("no image" if accuracy is None else f"{accuracy:6.2f} %")
             )
-    if options.json and not rank():
+    if options.json and is_main_process():
         write_json(Path(options.json), numbers)
     return numbers
+
+
+def as_trained(data: AnySet, path: str) -> AnySet:
+    """The data normalised as the checkpoint's was in training, where it says how.
+
+    UserError where it was trained for other classes or on images of another size.
+    """
+    known = checkpoint.data_of(path)
+    if "classes" in known and list(known["classes"]) != list(data.classes):
+        raise UserError(
+            f"{path} was trained for {describe_classes(known['classes'])}, and {data.name} has "
+            f"{describe_classes(data.classes)}: give its data set with -d, or its --data_dir"
+        )
+    if known.get("image_size", data.image_size) != data.image_size:
+        raise UserError(
+            f"{path} was trained on images of size {known['image_size']}, and these have size "
+            f"{data.image_size}: give --image_size {known['image_size']} where -d has that flag"
+        )
+    if {"mean", "std"} <= known.keys():
+        return replace(data, mean=tuple(known["mean"]), std=tuple(known["std"]))
+    return data
+
+
+def describe_classes(classes: Sequence[str]) -> str:
+    more = ", ..." if len(classes) > 3 else ""
+    return f"{len(classes)} classes ({', '.join(classes[:3])}{more})"
 
 
 def per_class(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float | None]:
@@ -76,4 +112,4 @@ def per_class(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> dict
 
 
 if __name__ == "__main__":
-    cli.main(evaluate)
+    main(evaluate_checkpoint)

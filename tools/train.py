@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helper import cli
+from cli.main import main
 from helper.options import Parser, count
 from train_student import train_student
 
@@ -34,4 +34,4 @@ def train(argv: Sequence[str]):
 
 
 if __name__ == "__main__":
-    cli.main(train)
+    main(train)

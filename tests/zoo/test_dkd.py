@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cli import parse
 from distiller_zoo.dkd import DKD
 from distiller_zoo.kd import KD
 from distiller_zoo.rows import two_way
-from helper import cli
 from tests.adapters import bare_setup, only_logits
 
 SETUP = replace(bare_setup(), student=only_logits(torch.zeros(2, 10)))
@@ -67,7 +67,7 @@ def test_two_classes_have_no_others():
 def test_settings_of_single_pairs():
     def others(teacher, student, flags=""):
         line = f"--distill dkd --model_t {teacher} --model_s {student} {flags}"
-        return cli.parse_student(line.split())
+        return parse.parse_student(line.split())
 
     assert others("resnet32x4", "resnet8x4").dkd_others == 8
     assert others("vgg13", "vgg8").dkd_others == 6

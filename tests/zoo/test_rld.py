@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import torch
 
+from cli import parse
 from distiller_zoo.dkd import DKD
 from distiller_zoo.rld import RLD, family
-from helper import cli
 from tests.adapters import bare_setup, only_logits
 
 SETUP = replace(bare_setup(), student=only_logits(torch.zeros(2, 10)))
@@ -51,7 +51,7 @@ def test_finite_for_huge_logits():
 
 def test_settings():
     def settings(line):
-        options = cli.parse_student(f"--distill rld {line} --logit_stand".split())
+        options = parse.parse_student(f"--distill rld {line} --logit_stand".split())
         return options.kd_T, options.beta
 
     assert settings("--model_t resnet32x4 --model_s resnet8x4") == (5, 6)

@@ -1,4 +1,9 @@
-"""A task is what is trained and the losses of one batch of it. B batch, K classes."""
+"""A task owns what is trained, the teacher and the losses of one batch. The loop knows no method.
+
+B batch, b a process's share of it, K classes.
+"""
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -7,23 +12,29 @@ from torch import Tensor, nn
 from dataset.base import Batch
 from dataset.loader import Loader
 from distiller_zoo.base import Distiller, Recipe
-from helper.device import Numerics
-from helper.distributed import whole, whole_features
+from engine.device import Numerics
+from engine.distributed import gather_batch, gather_features
 from models.base import Classifier, Features
 
-Losses = dict[str, Tensor]  # weighted terms of the objective, each a scalar
+
+class Output(NamedTuple):
+    """What one batch gives."""
+
+    loss: Tensor  # the weighted total, which is minimised
+    terms: dict[str, Tensor]  # unweighted terms and parts of them by name, each a scalar
+    logits: Tensor | None  # (B, K); None where no classifier is trained
 
 
 class Task(nn.Module):
-    """A network in training. `forward` says what one batch of it costs."""
+    """A student in training. `forward` gives the losses of one batch of it."""
 
     def __init__(self, student: Classifier, numerics: Numerics):
         super().__init__()
         self.student, self.numerics = numerics.place(student, "student"), numerics
         self.run_student = numerics.compiled(student.features)
 
-    def forward(self, batch: Batch, epoch: int) -> tuple[Tensor, Losses]:
-        """One batch in an epoch counted from 1 -> logits (B, K) and the terms of the objective.
+    def forward(self, batch: Batch, epoch: int) -> Output:
+        """One batch in an epoch counted from 1.
 
         Where there are several processes, each runs the networks on its share of the batch, and all
         of them compute the same losses of the whole batch.
@@ -35,36 +46,45 @@ class Task(nn.Module):
         with self.numerics.autocast():
             return self.run_student(self.numerics.images(images, "student")).logits.float()
 
-    def state_to_resume(self) -> dict[str, Tensor]:
+    def training_state(self) -> dict[str, Tensor]:
         """Everything that training changes."""
         return self.state_dict()
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `training_state` gave."""
+        self.load_state_dict(state)
 
 
 class Supervised(Task):
     """A network and cross-entropy."""
 
     def forward(self, batch, epoch):
-        logits = whole(self.predict(batch.images), len(batch.labels))
-        return logits, {"ce": F.cross_entropy(logits, batch.labels)}
+        logits = gather_batch(self.predict(batch.images), len(batch.labels))
+        loss = F.cross_entropy(logits, batch.labels)
+        return Output(loss, {"ce": loss}, logits)
 
 
 class Distillation(Task):
-    """gamma * CE + alpha * KD + beta * method; a term with no weight is not computed."""
+    """gamma * CE + alpha * KD + beta * method; a term with no weight is not computed.
+
+    `name` is the method's: its term is logged under it, and its parts as NAME_PART.
+    """
 
     def __init__(
         self,
-        student: Classifier,
-        teacher: Classifier,
+        networks: tuple[Classifier, Classifier],
         kd: Distiller,
         method: Distiller,
+        name: str,
         recipe: Recipe,
         numerics: Numerics,
     ):
+        student, teacher = networks
         super().__init__(student, numerics)
         self.teacher = numerics.place(teacher, "teacher").requires_grad_(False)
         self.run_teacher = numerics.compiled(teacher.features)
         self.kd, self.method = kd.to(numerics.device), method.to(numerics.device)
-        self.recipe = recipe
+        self.name, self.recipe = name, recipe
 
     def train(self, mode: bool = True) -> "Distillation":
         super().train(mode)
@@ -72,7 +92,7 @@ class Distillation(Task):
         return self
 
     def features(self, batch: Batch) -> tuple[Features, Features]:
-        """What student and teacher show of the whole batch, in float32."""
+        """Student's and teacher's features of the whole batch, in float32."""
         with self.numerics.autocast():
             student = self.run_student(self.numerics.images(batch.images, "student"))
             with torch.no_grad():
@@ -80,57 +100,79 @@ class Distillation(Task):
         if self.numerics.amp != "off":
             student, teacher = student.float(), teacher.float()
         n = len(batch.labels)
-        return whole_features(student, n), whole_features(teacher, n)
+        return gather_features(student, n), gather_features(teacher, n)
 
     def forward(self, batch, epoch):
         student, teacher = self.features(batch)
-        weigh, losses = self.recipe, {}
-        if weigh.gamma:
-            losses["ce"] = weigh.gamma * F.cross_entropy(student.logits, batch.labels)
-        if weigh.alpha:
-            losses["kd"] = weigh.alpha * self.kd(student, teacher, batch)
-        if weigh.beta:
-            ramp = min(epoch / weigh.warmup, 1.0) if weigh.warmup else 1.0
-            losses["method"] = ramp * weigh.beta * self.method(student, teacher, batch)
-        return student.logits, losses
+        weights = term_weights(self.recipe, self.name, epoch)
+        terms = {}
+        if "ce" in weights:
+            terms["ce"] = F.cross_entropy(student.logits, batch.labels)
+        if "kd" in weights:
+            terms["kd"] = self.kd(student, teacher, batch)
+        if self.name in weights.keys() - {"ce", "kd"}:
+            terms[self.name] = self.method(student, teacher, batch)
+        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        parts = {f"{self.name}_{part}": value for part, value in self.method.parts.items()}
+        return Output(loss, {**terms, **parts}, student.logits)
 
-    def state_to_resume(self):
+    def training_state(self):
         state = self.state_dict()
         return {key: value for key, value in state.items() if not key.startswith("teacher.")}
 
+    def load_training_state(self, state):
+        self.load_state_dict(state, strict=False)  # the teacher's part is not in it
 
-class FirstStage(nn.Module):
+
+def term_weights(recipe: Recipe, name: str, epoch: int) -> dict[str, float]:
+    """Weight of each term of the objective in an epoch counted from 1; those of no weight absent.
+
+    The method's grows linearly over the recipe's `warmup` epochs.
+    """
+    ramp = min(epoch / recipe.warmup, 1.0) if recipe.warmup else 1.0
+    weights = {"ce": recipe.gamma, "kd": recipe.alpha}
+    if recipe.beta:
+        weights[name] = ramp * recipe.beta
+    return {term: weight for term, weight in weights.items() if weight}
+
+
+class FirstStage(Task):
     """What some methods train before the student's own turn: `Distiller.first_stage`.
 
-    What is trained is in train, its BatchNorm too; the rest of the student stays in eval.
+    What is trained is in train, its BatchNorm too; the rest of the student stays in eval. Its state
+    is that of the distillation it prepares.
     """
 
-    def __init__(self, task: Distillation):
-        super().__init__()
-        self.task, self.student, self.numerics = task, task.student, task.numerics
-        trained = {id(parameter) for parameter in task.method.first_stage(task.student)}
-        self.trained = [  # modules of the student
+    def __init__(self, distillation: Distillation):
+        nn.Module.__init__(self)
+        self.distillation, self.student = distillation, distillation.student
+        self.numerics = distillation.numerics
+        self.parameters_trained = list(distillation.method.first_stage(distillation.student))
+        trained = {id(parameter) for parameter in self.parameters_trained}
+        self.modules_trained = [  # of the student
             module
-            for module in task.student.modules()
+            for module in self.student.modules()
             if any(id(parameter) in trained for parameter in module.parameters(recurse=False))
         ]
 
     def train(self, mode: bool = True) -> "FirstStage":
         super().train(mode)
-        self.task.train(mode)
-        self.task.student.eval()
-        for module in self.trained:
+        self.distillation.train(mode)
+        self.student.eval()
+        for module in self.modules_trained:
             module.training = mode  # of this module alone, not of those inside
         return self
 
-    def forward(self, batch: Batch, epoch: int) -> tuple[None, Losses]:
-        """One batch -> no logits, the loss of the first stage."""
-        student, teacher = self.task.features(batch)
-        return None, {"first": self.task.method.first_stage_loss(student, teacher, batch)}
+    def forward(self, batch, epoch):
+        student, teacher = self.distillation.features(batch)
+        loss = self.distillation.method.first_stage_loss(student, teacher, batch)
+        return Output(loss, {}, None)
 
-    def state_to_resume(self) -> dict[str, Tensor]:
-        """Everything that this stage changes, under the names that the main stage has for it."""
-        return self.task.state_to_resume()
+    def training_state(self):
+        return self.distillation.training_state()
+
+    def load_training_state(self, state):
+        self.distillation.load_training_state(state)
 
 
 class LinearProbe(Task):
@@ -149,8 +191,9 @@ class LinearProbe(Task):
         return self
 
     def forward(self, batch, epoch):
-        logits = whole(self.predict(self.pooled(batch.images)), len(batch.labels))
-        return logits, {"ce": F.cross_entropy(logits, batch.labels)}
+        logits = gather_batch(self.predict(self.pooled(batch.images)), len(batch.labels))
+        loss = F.cross_entropy(logits, batch.labels)
+        return Output(loss, {"ce": loss}, logits)
 
     @torch.no_grad()
     def pooled(self, images: Tensor) -> Tensor:
@@ -173,9 +216,13 @@ class PooledOnce:
         self.probe, self.loader = probe, loader
         self._batches: list[Batch] = []
 
+    def __len__(self) -> int:
+        return len(self.loader)
+
     def batches(self, epoch: int) -> list[Batch]:
         """The batches of every epoch; the first call computes them."""
         if not self._batches:
+            self.probe.eval()
             batches = self.loader.batches(epoch)
             self._batches = [b._replace(images=self.probe.pooled(b.images)) for b in batches]
         return self._batches

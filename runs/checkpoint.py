@@ -32,7 +32,7 @@ def load(path: str | Path) -> Any:
     if not path.exists():
         raise UserError(f"no checkpoint {path}: give the path of a .pth file")
     if path.is_dir():
-        found = sorted(p.name for p in path.glob("*.pth"))
+        found = sorted(p.name for p in path.glob("*.pth") if p.name != "resume.pth")
         listed = f"one of its files: {', '.join(found)}" if found else "a .pth file; it holds none"
         raise UserError(f"{path} is a folder: give {listed}")
     try:
@@ -109,10 +109,10 @@ def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], path, na
     if problems:
         rest = len(missing) + len(extra) + len(reshaped) - len(problems)
         more = f" (and {rest} more)" if rest else ""
-        raise UserError(f"{path}{said(path)} does not fit {name}: {'; '.join(problems)}{more}")
+        raise UserError(f"{path}{describe(path)} does not fit {name}: {'; '.join(problems)}{more}")
 
 
-def said(path: str | Path) -> str:
+def describe(path: str | Path) -> str:
     """What a checkpoint says of itself: ' (resnet20 with 10 classes)'; empty where it is silent."""
     content = load(path)
     if not isinstance(content, Mapping) or not (known := content.get("model_name")):
@@ -140,3 +140,15 @@ def network_of(path: str | Path, flag: str) -> str:
     if not (name := model_name(path)):
         raise UserError(f"{path} does not say which network it is of: give its name with {flag}")
     return name
+
+
+def data_of(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint says of the data it was trained on; empty where it is silent.
+
+    `dataset`, `data_options`, `data` (the set's name), `classes`, `image_size`, `mean`, `std`.
+    """
+    content = load(path)
+    if not isinstance(content, Mapping):
+        return {}
+    names = ("dataset", "data_options", "data", "classes", "image_size", "mean", "std")
+    return {name: content[name] for name in names if name in content}

@@ -29,19 +29,29 @@ def import_wandb():
         raise UserError("--wandb needs the wandb package: pip install wandb") from None
 
 
+def start_wandb(name: str, run_id: str | None, config: Mapping[str, Any]):
+    """A Weights & Biases run; with the id of an earlier one it goes on there."""
+    how = {"id": run_id, "resume": "allow"} if run_id else {}
+    return import_wandb().init(project="distillation", name=name, config=config, **how)
+
+
 class Logger:
     """Numbers of each epoch, to every place where somebody looks for them."""
 
-    def __init__(self, folder: Path, after_epoch: int, wandb_run=None):
-        """Keep what was logged up to `after_epoch`, drop what a killed run logged beyond it."""
+    def __init__(self, folder: Path, after_epoch: int, tb_freq: int, wandb_run=None):
+        """Keep what was logged up to `after_epoch`, drop what a killed run logged beyond it.
+
+        `tb_freq`: steps between two points within an epoch.
+        """
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-        self.lines, self.wandb = folder / "metrics.jsonl", wandb_run
+        self.lines, self.wandb, self.tb_freq = folder / "metrics.jsonl", wandb_run, tb_freq
         kept = [line for line in read_lines(self.lines) if line["epoch"] <= after_epoch]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_whole(self.lines, lambda file: file.write(text.encode()))
         resumed = {"purge_step": after_epoch + 1} if after_epoch else {}
         self.board = SummaryWriter(str(folder / "tensorboard"), **resumed)
+        self._logged_until = 0
 
     def epoch(self, epoch: int, numbers: Mapping[str, float]) -> None:
         with self.lines.open("a") as file:
@@ -53,6 +63,10 @@ class Logger:
             self.wandb.log({"epoch": epoch, **numbers})
 
     def step(self, step: int, means: Mapping[str, float]) -> None:
+        """Means so far of an epoch after `step` steps of all; at most one point in `tb_freq`."""
+        if step // self.tb_freq == self._logged_until // self.tb_freq:
+            return
+        self._logged_until = step
         for name, value in means.items():
             self.board.add_scalar(f"step/{name}", value, step)
 
@@ -63,12 +77,12 @@ class Logger:
 
 
 def console_line(epoch: int, epochs: int, numbers: Mapping[str, float]) -> str:
-    """One epoch in one line."""
-    shown = {"train_loss", "train_acc", "test_loss", "test_acc", "test_acc_top5"}
+    """One epoch in one line: the weighted total, then its plain terms."""
+    total = {"train_loss", "train_acc"}
     terms = [
         f"{name.removeprefix('train_')} {value:.4f}"
         for name, value in numbers.items()
-        if name.startswith("train_") and name not in shown
+        if name.startswith("train_") and name not in total
     ]
     parts = f"({', '.join(terms)})  " if len(terms) > 1 else " "
     return (

@@ -1,9 +1,9 @@
-"""Several processes, one run: what they share, and who speaks.
+"""The process group: several processes, one run.
 
 Every process runs the networks on its own share of a batch. What the losses read is gathered, so
 that each process computes the same losses of the whole batch and keeps the same memories; the
 gradients are averaged. A run is therefore the same run on any number of processes, as long as the
-student's BatchNorm sees the whole batch too (`--sync_bn`). R processes, B batch, b a share of it.
+student's BatchNorm sees the whole batch too (`--sync_bn`). B batch, b a process's share of it.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from models.base import Features
 
 
 def rank() -> int:
-    """Number of this process; 0 is the one that writes."""
+    """Number of this process; 0 is the main one, which writes."""
     return int(os.environ.get("RANK", 0))
 
 
-def ranks() -> int:
+def world_size() -> int:
     """How many processes the run has."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
@@ -37,9 +37,13 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
-def start(device: torch.device) -> None:
-    """Join the other processes, where torchrun started several."""
-    if ranks() == 1 or dist.is_initialized():
+def is_main_process() -> bool:
+    return rank() == 0
+
+
+def join(device: torch.device) -> None:
+    """Join the process group, where torchrun started several processes."""
+    if world_size() == 1 or dist.is_initialized():
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -47,18 +51,18 @@ def start(device: torch.device) -> None:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (ValueError, dist.DistError) as error:
         raise UserError(
-            f"WORLD_SIZE is {ranks()}, but the processes cannot be joined ({error}): start them "
-            "with torchrun, or unset WORLD_SIZE to run one"
+            f"WORLD_SIZE is {world_size()}, but the processes cannot be joined ({error}): start "
+            "them with torchrun, or unset WORLD_SIZE to run one"
         ) from None
-    signal.signal(signal.SIGTERM, lambda *_: _ended())
-
-
-def _ended() -> None:
-    raise ProcessLost("this process was told to end")
+    signal.signal(signal.SIGTERM, raise_process_lost)
 
 
 class ProcessLost(RuntimeError):
     """The run cannot go on, because a process of it is gone."""
+
+
+def raise_process_lost(*_: Any) -> None:
+    raise ProcessLost("this process was told to end")
 
 
 def is_loss_of_a_process(error: BaseException) -> bool:
@@ -66,28 +70,28 @@ def is_loss_of_a_process(error: BaseException) -> bool:
     if not dist.is_initialized():
         return False
     words = ("gloo", "connection closed", "connection reset", "broken pipe", "nccl", "store")
-    said = any(word in str(error).lower() for word in words)
+    about_peers = any(word in str(error).lower() for word in words)
     return isinstance(error, (ProcessLost, dist.DistError)) or (
-        isinstance(error, RuntimeError) and said
+        isinstance(error, RuntimeError) and about_peers
     )
 
 
-def speaks_first() -> bool:
-    """Whether this is the first process to ask: of one mistake on all of them, one tells."""
+def reports_errors() -> bool:
+    """Whether this process is the first to ask: of a mistake that all of them meet, one tells."""
     if not dist.is_initialized():
-        return rank() == 0
+        return is_main_process()
     try:
-        return dist.distributed_c10d._get_default_store().add("spoken", 1) == 1
+        return dist.distributed_c10d._get_default_store().add("error reported", 1) == 1
     except RuntimeError:  # the store is gone with the process that kept it
-        return rank() == 0
+        return is_main_process()
 
 
-def on_first(function: Callable[[], Any]) -> Any:
-    """Call it on the first process alone -> its result, on all; a UserError too is everybody's."""
-    if ranks() == 1:
+def on_main_process(function: Callable[[], Any]) -> Any:
+    """Call it on the main process alone -> its result, on all; a UserError too is everybody's."""
+    if world_size() == 1:
         return function()
     answer = [None, None]
-    if rank() == 0:
+    if is_main_process():
         try:
             answer[0] = function()
         except UserError as error:
@@ -98,9 +102,9 @@ def on_first(function: Callable[[], Any]) -> Any:
     return answer[0]
 
 
-def in_turn(function: Callable[[], Any]) -> Any:
+def local_main_process_first(function: Callable[[], Any]) -> Any:
     """Call it on one process of a machine, then on the others, which find its files on disk."""
-    if ranks() == 1:
+    if world_size() == 1:
         return function()
     if local_rank():
         dist.barrier()
@@ -112,15 +116,16 @@ def in_turn(function: Callable[[], Any]) -> Any:
 
 def share_sizes(n: int) -> list[int]:
     """How many of n samples each process has; as the loaders deal them out."""
-    return [n * (r + 1) // ranks() - n * r // ranks() for r in range(ranks())]
+    ranks = world_size()
+    return [n * (r + 1) // ranks - n * r // ranks for r in range(ranks)]
 
 
-def whole(x: Tensor, n: int) -> Tensor:
+def gather_batch(x: Tensor, n: int) -> Tensor:
     """Every process's share (b, ...) of n samples -> (n, ...), with a gradient."""
-    return x if ranks() == 1 else _Whole.apply(x, share_sizes(n))
+    return x if world_size() == 1 else GatherBatch.apply(x, share_sizes(n))
 
 
-class _Whole(torch.autograd.Function):
+class GatherBatch(torch.autograd.Function):
     """All processes compute the same loss of the result, and gradients are averaged: each share's
     gradient is therefore multiplied by the number of processes."""
 
@@ -139,35 +144,35 @@ class _Whole(torch.autograd.Function):
         return len(ctx.sizes) * gradient[before : before + own], None
 
 
-def whole_features(shown: Features, n: int) -> Features:
-    """What all processes show of a batch of n samples."""
-    return shown if ranks() == 1 else WholeFeatures(shown, n)
+def gather_features(features: Features, n: int) -> Features:
+    """The features of a process's share of n samples -> those of all n samples."""
+    return features if world_size() == 1 else GatheredFeatures(features, n)
 
 
-class WholeFeatures(Features):
+class GatheredFeatures(Features):
     """Features of the whole batch, each gathered when a loss first reads it."""
 
-    def __init__(self, shown: Features, n: int):
-        self.__dict__.update(_shown=shown, _n=n, head=shown.head)
+    def __init__(self, own: Features, n: int):
+        self.__dict__.update(_own=own, _n=n, head=own.head)
 
-    def changed(self, **tensors: Any) -> "WholeFeatures":
-        other = WholeFeatures(self._shown, self._n)
+    def changed(self, **tensors: Any) -> "GatheredFeatures":
+        other = GatheredFeatures(self._own, self._n)
         other.__dict__.update(self.__dict__, **tensors)
         return other
 
     def __getattr__(self, name: str) -> Any:
-        shown = getattr(self._shown, name)  # a map, a tuple of maps, or None where there is none
-        if isinstance(shown, tuple):
-            gathered = tuple(whole(x, self._n) for x in shown)
+        own = getattr(self._own, name)  # a map, a tuple of maps, or None where there is none
+        if isinstance(own, tuple):
+            gathered = tuple(gather_batch(x, self._n) for x in own)
         else:
-            gathered = shown if shown is None else whole(shown, self._n)
+            gathered = own if own is None else gather_batch(own, self._n)
         self.__dict__[name] = gathered
         return gathered
 
 
-def parallel(task: nn.Module) -> nn.Module:
+def data_parallel(task: nn.Module) -> nn.Module:
     """The task, its gradients averaged over the processes; buffers are what each computes."""
-    if ranks() == 1:
+    if world_size() == 1:
         return task
     # Of no use to the user: an argument that newer versions call otherwise, a hint about layouts.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers|Grad strides do not match")
@@ -175,64 +180,18 @@ def parallel(task: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def same_buffers(network: nn.Module) -> None:
-    """Give every process the first one's BatchNorm statistics: those are saved and evaluated."""
-    if ranks() > 1:
+def broadcast_buffers(network: nn.Module) -> None:
+    """Give every process the main one's BatchNorm statistics: those are saved and evaluated."""
+    if world_size() > 1:
         for buffer in network.buffers():
             dist.broadcast(buffer, 0)
 
 
-def sync_batch_norms(network: nn.Module) -> nn.Module:
-    """Let every BatchNorm2d of a network see the whole batch; names and weights stay."""
-    for module in network.modules():
-        if type(module) is nn.BatchNorm2d and ranks() > 1:
-            module.__class__ = SyncBatchNorm2d
-    return network
-
-
-class SyncBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm over the shares of all processes, on any device: torch's own needs a GPU."""
-
-    def forward(self, x):
-        if not self.training:
-            return super().forward(x)
-        wide = x.to(self.running_mean.dtype)  # float32 under autocast too
-        count = _Sum.apply(wide.new_tensor([wide[:, 0].numel()]))
-        mean = _Sum.apply(wide.sum(dim=(0, 2, 3))) / count  # (C,)
-        centred = wide - mean[:, None, None]
-        var = _Sum.apply(centred.square().sum(dim=(0, 2, 3))) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            share = self.momentum
-            if share is None:
-                share = 1 / float(self.num_batches_tracked)
-            self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(var * count / (count - 1), share)
-        scale = self.weight * (var + self.eps).rsqrt()
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
-
-
-class _Sum(torch.autograd.Function):
-    """Sum over the processes, in either direction."""
-
-    @staticmethod
-    def forward(ctx, x):
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx, gradient):
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-
 @contextlib.contextmanager
-def membership():
-    """The life of a process of a run: only the first writes to the console; all leave together."""
+def process_group():
+    """The life of a process of a run: only the main one writes to the console; all end together."""
     with contextlib.ExitStack() as stack:
-        if rank():
+        if not is_main_process():
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         yield

@@ -1,7 +1,6 @@
 """Where and how precisely a run computes: device, precision, memory layout, seeds."""
 
 import contextlib
-import ctypes
 import os
 import random
 from collections.abc import Callable
@@ -11,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helper import distributed
+from engine import distributed, sync_batchnorm
 from helper.errors import UserError
 from helper.options import count, option
 
-M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # names of glibc's malloc.h
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -42,9 +40,9 @@ def pick_device(name: str) -> torch.device:
     gpus = torch.cuda.device_count()
     if name == "auto":
         name = "cuda" if gpus else "cpu"
-    if name == "cuda" and distributed.ranks() > 1:
+    if name == "cuda" and distributed.world_size() > 1:
         name = f"cuda:{distributed.local_rank()}"
-    elif name.startswith("cuda:") and distributed.ranks() > 1:
+    elif name.startswith("cuda:") and distributed.world_size() > 1:
         raise UserError(f"--device {name} would put every process there: give --device cuda")
     try:
         device = torch.device(name)
@@ -68,21 +66,9 @@ def seed_everything(seed: int) -> None:
 
 
 def prepare(deterministic: bool, seed: int) -> None:
-    """Set up this process for a run: memory, kernels that repeat or are fastest, seeds."""
-    keep_memory()
+    """Set up this process for a run: kernels that repeat or are fastest, seeds."""
     set_determinism(deterministic)
     seed_everything(seed)
-
-
-def keep_memory() -> None:
-    """Tell glibc to keep freed blocks instead of handing them back to the system.
-
-    It maps each large tensor anew otherwise; the page faults were up to 9 % of a step on a CPU.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to tell
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def set_determinism(deterministic: bool) -> None:
@@ -111,7 +97,7 @@ class Numerics:
     def place(self, network: nn.Module, role: str) -> nn.Module:
         """Move a network ("student" or "teacher") to the device, in the layout of its role."""
         if self.sync_bn and role == "student":
-            network = distributed.sync_batch_norms(network)
+            network = sync_batchnorm.synchronise(network)
         return network.to(self.device, memory_format=self._layout(role))
 
     def images(self, images: Tensor, role: str) -> Tensor:
@@ -131,6 +117,24 @@ class Numerics:
     def compiled(self, function: Callable) -> Callable:
         return torch.compile(function) if self.compile else function
 
+    def describe(self) -> str:
+        """The device and how the networks run there, in a few words."""
+        if self.device.type == "cuda":
+            name = f"{self.device} ({torch.cuda.get_device_name(self.device)})"
+        else:
+            name = f"cpu ({torch.get_num_threads()} threads)"
+        processes = distributed.world_size()
+        parts = [
+            name if processes == 1 else f"{processes} processes on {name}",
+            "float32" if self.amp == "off" else f"{self.amp} autocast",
+            {"all": "channels last", "teacher": "teacher channels last", "off": ""}[
+                self.channels_last
+            ],
+            "compiled" if self.compile else "",
+            "synchronised BatchNorm" if self.sync_bn and processes > 1 else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
     def scaler(self) -> torch.amp.GradScaler:
         """Scales the loss so that float16 gradients do not vanish; does nothing otherwise."""
         return torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
@@ -140,11 +144,11 @@ class Numerics:
         return torch.channels_last if chosen else torch.contiguous_format
 
 
-def numerics(options: DeviceOptions) -> Numerics:
-    """Read the options and join the other processes, where there are several.
+def start(options: DeviceOptions) -> Numerics:
+    """Pick the device and join the other processes, where there are several.
 
     Raises UserError for a device that is not there.
     """
     device = pick_device(options.device)
-    distributed.start(device)
+    distributed.join(device)
     return Numerics(device, options.amp, options.channels_last, options.compile, options.sync_bn)

@@ -1,0 +1,34 @@
+"""The command lines. Importing this package first finds out whether anything here can run."""
+
+import importlib.util
+import sys
+
+NEEDED = ("torch", "numpy", "yaml", "tqdm", "filelock")
+
+
+def complain(problem):
+    sys.stderr.write("error: %s\n" % problem)  # noqa: UP031 - old Pythons read this file too
+    sys.exit(2)
+
+
+def stop_quietly(kind, error, traceback):
+    """Ctrl-C while modules are imported: one line."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.stderr.write("stopped\n")
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+if sys.version_info < (3, 11):  # noqa: UP036 - an older one has to hear of it
+    complain(
+        "this is Python %d.%d and 3.11 or newer is needed: run `sh scripts/setup.sh` with a newer "  # noqa: UP031
+        "one (PYTHON=python3.12 sh scripts/setup.sh), then .venv/bin/python" % sys.version_info[:2]
+    )
+missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+if missing:
+    complain(
+        "this Python lacks "
+        + ", ".join(missing)
+        + ": run `sh scripts/setup.sh`, then use .venv/bin/python, or `. .venv/bin/activate` first"
+    )
+sys.excepthook = stop_quietly

@@ -1,0 +1,90 @@
+"""The flags that belong to commands; those of a method, view or data set are in its own file."""
+
+from dataclasses import dataclass
+
+from dataset import DATASETS
+from distiller_zoo import METHODS
+from helper.options import count, not_negative, option, positive, positive_share
+from models import MODELS
+
+ELSEWHERE = "torchvision:NAME, timm:NAME or package.module:function"
+
+
+@dataclass(frozen=True)
+class ConfigOptions:
+    cfg: str = option("", "YAML file of flags; those on the command line win over it")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    dataset: str = option("cifar100", f"one of {', '.join(DATASETS)}", "-d")
+
+
+@dataclass(frozen=True)
+class FractionOptions:
+    train_fraction: float = option(
+        1.0, "share of the training images to train on, of each class alike", parse=positive_share
+    )
+    fraction_seed: int = option(0, "which of them, where it is not all", parse=count)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    trial: int = option(1, "number of the run; ends the name of its folder", parse=count)
+    save_dir: str = option("./save", "where runs are kept")
+    resume: bool = option(False, "go on with a run that was stopped; start it if it never ran")
+    overwrite: bool = option(False, "start anew where a run already is")
+    wandb: bool = option(False, "log to Weights & Biases as well")
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    model: str = option("resnet110", f"network to train: a name, {ELSEWHERE}", "-m")
+
+
+@dataclass(frozen=True)
+class TransferOptions:
+    path_s: str = option("", "checkpoint whose features are probed")
+    model_s: str = option("", "its network (default: what the file says)")
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    ckpt: str = option("", "checkpoint to evaluate", "-c", "--checkpoint")
+    model: str = option("", "its network (default: what the file says)", "-m")
+    per_class: bool = option(False, "the accuracy of each class as well")
+    json: str = option("", "file to write the numbers to")
+    batch_size: int = option(500, "images a step", parse=positive)
+    num_workers: int = option(
+        8, "processes that read image files; data sets in memory need none", parse=count
+    )
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    distill: str = option("kd", f"method, one of {', '.join(METHODS)}")
+    model_s: str = option("resnet8", f"student: a name, {ELSEWHERE}")
+    model_t: str = option("", "teacher (default: what --path_t says, else resnet32x4)")
+    path_t: str = option("", "checkpoint of the teacher (default: the published one, fetched)")
+    any_teacher: bool = option(False, "take a teacher of other data or of another image size")
+    # Without a value of their own: the method's recipe has it.
+    gamma: float | None = option(
+        None, "weight of cross-entropy (default: the method's)", "-r", parse=not_negative
+    )
+    alpha: float | None = option(
+        None, "weight of KD (default: the method's)", "-a", parse=not_negative
+    )
+    beta: float | None = option(
+        None, "weight of the method (default: its own)", "-b", parse=not_negative
+    )
+    warmup: int | None = option(
+        None, "epochs over which the method's weight grows to its value", parse=count
+    )
+    init_epochs: int = option(30, "epochs of the first stage of methods that have one", parse=count)
+    no_pair_defaults: bool = option(False, "leave out what papers set for single pairs of networks")
+    methods_dir: str = option("", "folder of files, or package.module, with methods of your own")
+
+
+def networks() -> str:
+    """What --help says of networks."""
+    return f"networks: {', '.join(MODELS)}; or {ELSEWHERE}"

@@ -1,0 +1,134 @@
+"""Which experiment a command line is: its options in force, its name."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from cli.parse import chosen_views, has_effect, wrappers
+from cli.setting import Setting
+from dataset import DATASETS
+from dataset.augment import AUGMENTATION_VERSION
+from dataset.fingerprint import fingerprint
+from distiller_zoo import METHODS, VIEWS
+from distiller_zoo.base import Distiller
+from engine.distributed import on_main_process, world_size
+from engine.recipe import DECAY_EPOCHS, DECAY_EPOCHS_OF, in_proportion
+from helper.files import sha256
+from helper.options import Resolved
+from runs.experiment import Experiment, identity_of, plain, token
+from runs.provenance import CODE
+
+# Options that the title of a name has already, or its end.
+IN_TITLE = frozenset(
+    {"alpha", "beta", "dataset", "distill", "gamma", "model", "model_s", "model_t"}
+)
+
+
+def make_experiment(kind: str, setting: Setting, title: str, source: str = "") -> Experiment:
+    """The experiment of a command line; `source` is the sha256 of the checkpoint that it reads."""
+    options = setting.options
+    values = effective(options.values, setting)
+    usual = effective({**options.values, **options.usual}, setting)
+    identity = identity_of({name: values[name] for name in in_force(options) & values.keys()})
+    titled = IN_TITLE | set(chosen_views(options.values))
+    unusual = [
+        name
+        for name in (*options.values, "processes")
+        if name in dict(identity) and name not in titled and values[name] != usual[name]
+    ]
+    return Experiment(
+        kind=kind,
+        options=identity,
+        data=on_main_process(lambda: fingerprint(setting.data)),
+        source=source,
+        code=tuple(sorted(code_versions(options).items())),
+        title=title,
+        unusual=tuple(unusual),
+        trial=options.trial,
+    )
+
+
+def effective(values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
+    """Options with the values that take effect, for those whose default depends on others."""
+    options, values = setting.options, dict(values)
+    if values["learning_rate"] is None:
+        values["learning_rate"] = setting.network_rate
+    if values["lr_decay_epochs"] is None:
+        decays = in_proportion(DECAY_EPOCHS, DECAY_EPOCHS_OF, options.epochs)
+        values["lr_decay_epochs"] = decays
+    if values["seed"] is None:
+        values["seed"] = options.trial
+    if "image_size" in values:
+        values["image_size"] = values["image_size"] or setting.data.image_size
+    # Without synchronised BatchNorm each process has statistics of its own share.
+    values["processes"] = 1 if values.pop("sync_bn") else world_size()
+    return values
+
+
+def in_force(options: Resolved) -> set[str]:
+    """Names of the options that can change a number of this run."""
+    names = set(options.values) | {"processes"}
+    if options.train_fraction == 1:
+        names.discard("fraction_seed")
+    if "distill" not in options.values:
+        return names
+    method = METHODS[options.distill]
+    trains_first = method.first_stage is not Distiller.first_stage
+    in_use = [DATASETS[options.dataset].Options]
+    in_use += [METHODS["kd"].Options] if options.alpha else []
+    in_use += [method.Options] if options.beta or trains_first else []
+    for view in chosen_views(options.values):
+        in_use += [VIEWS[view].Options] if has_effect(view, options) else []
+    in_use += [w.Options for w in wrappers(method, options.values)] if options.beta else []
+    of_parts = {f.name for part in every_part(options) for f in fields(part)}
+    names -= of_parts - {f.name for part in in_use for f in fields(part)}
+    names -= set() if options.beta else {"warmup"}
+    return names - (set() if trains_first else {"init_epochs"})
+
+
+def every_part(options: Resolved) -> list[type]:
+    """Option classes of methods, views and what views put around a method."""
+    method = METHODS[options.distill]
+    around = [wrapper.Options for wrapper in wrappers(method, options.values)]
+    views = [VIEWS[name].Options for name in chosen_views(options.values)]
+    return [METHODS["kd"].Options, method.Options, *around, *views]
+
+
+def code_versions(options: Resolved) -> dict[str, str]:
+    """Versions of code that changes numbers: of the augmentation, of a method from elsewhere."""
+    versions = {"augmentation": str(AUGMENTATION_VERSION)}
+    if "distill" in options.values:
+        file = Path(inspect.getfile(METHODS[options.distill])).resolve()
+        if CODE not in file.parents:
+            versions[f"method {options.distill}"] = sha256(file)
+    return versions
+
+
+def teacher_title(setting: Setting) -> str:
+    """'resnet20_cifar100'"""
+    return f"{plain(setting.options.model)}_{setting.data.name}"
+
+
+def student_title(setting: Setting, teacher_tag: str) -> str:
+    """'S_resnet8x4_T_resnet32x4_cifar100_kd_sdd-1-2_r_0.1_a_0.9_b_0'"""
+    options = setting.options
+    views = [token(name, options.values[name]) for name in chosen_views(options.values)]
+    weights = f"r_{options.gamma:g}_a_{options.alpha:g}_b_{options.beta:g}"
+    return "_".join(
+        [
+            f"S_{plain(options.model_s)}_T_{plain(options.model_t)}{teacher_tag}",
+            setting.data.name,
+            options.distill,
+            *views,
+            weights,
+        ]
+    )
+
+
+def probe_title(setting: Setting, path: Path, digest: str) -> str:
+    """'S_resnet8x4_T_..._trial_1_best-1a2b3c4d_to_stl10': folder, which checkpoint, its sha256."""
+    run = plain(path.absolute().parent.name)
+    which = path.stem if path.stem.startswith("ckpt") else path.stem.rpartition("_")[2]
+    return f"{run}_{plain(which)}-{digest[:8]}_to_{setting.data.name}"

@@ -1,0 +1,52 @@
+"""How a command runs: what it prints when it fails, and its exit code."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from engine import distributed
+from helper.errors import UserError
+
+LOST = "error: a process of this run ended; --resume goes on after the last whole epoch"
+
+
+def main(command: Callable[[Sequence[str]], Any]) -> None:
+    """Run a command on this process's arguments. Bad input: one line on stderr and exit code 2."""
+    with warnings.catch_warnings(), distributed.process_group():
+        warnings.showwarning = show_warning
+        try:
+            command(sys.argv[1:])
+        except UserError as error:
+            if distributed.reports_errors():
+                print(f"error: {one_line(error)}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except BrokenPipeError:  # whoever read the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
+        except BaseException as error:
+            if distributed.is_loss_of_a_process(error):
+                if distributed.reports_errors():
+                    print(LOST, file=sys.stderr)
+                raise SystemExit(1) from None
+            if not interrupted(error):
+                raise
+            print("stopped; --resume goes on after the last whole epoch", file=sys.stderr)
+            raise SystemExit(130) from None
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is at the root of an exception: a writer that it stops may raise its own."""
+    return isinstance(error, KeyboardInterrupt) or (
+        error is not None and interrupted(error.__context__)
+    )
+
+
+def show_warning(message, *_, **__) -> None:
+    if distributed.is_main_process():
+        print(f"warning: {one_line(message)}", file=sys.stderr)
+
+
+def one_line(text) -> str:
+    return " ".join(str(text).split())

@@ -1,0 +1,124 @@
+"""Trained networks of a command: the teacher, the probed one, the evaluated one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from cli.setting import Setting, make_network
+from dataset import DATASETS
+from engine.distributed import local_main_process_first
+from helper import teachers
+from helper.errors import UserError
+from helper.files import sha256
+from helper.options import Resolved
+from models.base import Classifier
+from runs import checkpoint
+
+
+class Trained(NamedTuple):
+    """A network with the weights of a file."""
+
+    name: str
+    path: Path
+    sha256: str
+    network: Classifier
+    usual: bool = True  # whether it lies where the command line looks when it is given no path
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a run remembers of it."""
+        return {
+            "model": self.name,
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "parameters": count_parameters(self.network),
+        }
+
+
+def count_parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def load_teacher(setting: Setting) -> Trained:
+    """The frozen teacher: of --path_t, else the published one, fetched where it is not there."""
+    options, data = setting.options, setting.data
+    path = Path(options.path_t) if options.path_t else fetch_teacher(options)
+    network = load_frozen(options.model_t, path, data)
+    if not options.any_teacher:
+        check_same_data(path, data)
+    usual = usual_teacher(options)
+    at_its_place = not options.path_t or (usual and usual.resolve() == path.resolve())
+    return Trained(options.model_t, path, sha256(path), network, bool(at_its_place))
+
+
+def usual_teacher(options: Resolved) -> Path | None:
+    """Where the published teacher lies; None where there is none for this data set."""
+    if options.dataset == teachers.DATASET:
+        return teachers.path_of(options.model_t, Path(options.save_dir))
+    return None
+
+
+def fetch_teacher(options: Resolved) -> Path:
+    """Path of the published teacher, fetched where it is not there."""
+    entry = DATASETS[options.dataset]
+    if path := local_main_process_first(lambda: entry.pretrained(options.model_t)):
+        return path
+    if options.dataset != teachers.DATASET:
+        raise UserError(
+            f"the published teachers know {teachers.DATASET}, not {options.dataset}: train one "
+            f"with train_teacher.py --dataset {options.dataset} and give it with --path_t"
+        )
+    return local_main_process_first(
+        lambda: teachers.find_or_fetch(options.model_t, Path(options.save_dir))
+    )
+
+
+def check_same_data(path: Path, data) -> None:
+    """UserError where a checkpoint says that it was trained on other data or another size."""
+    known = checkpoint.data_of(path)
+    here = {"data": data.name, "image_size": data.image_size, "classes": list(data.classes)}
+    names = {"data": "data set", "image_size": "image size", "classes": "classes"}
+    for name, value in here.items():
+        if name in known and known[name] != value:
+            raise UserError(
+                f"the teacher {path} was trained on another {names[name]} "
+                f"({shorten(known[name])}) than the student's ({shorten(value)}): give another "
+                "with --path_t, or take it all the same with --any_teacher"
+            )
+
+
+def shorten(value: Any) -> str:
+    """A value, or the first of many."""
+    if isinstance(value, list) and len(value) > 5:
+        return f"{', '.join(map(str, value[:5]))} and {len(value) - 5} more"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def load_frozen(name: str, path: Path, data) -> Classifier:
+    """A network with the weights of a checkpoint, in eval and never trained."""
+    network = make_network(name, data)
+    checkpoint.load_weights(network, path, f"{name} with {len(data.classes)} classes")
+    return network.eval().requires_grad_(False)
+
+
+def probed_network(options: Resolved) -> tuple[str, Path]:
+    """Name and checkpoint of the network whose features are probed."""
+    if not options.path_s:
+        raise UserError("no --path_s: give the checkpoint whose features are to be probed")
+    name = options.model_s or checkpoint.network_of(options.path_s, "--model_s")
+    return name, Path(options.path_s)
+
+
+def load_backbone(fresh: Classifier, path: Path, name: str) -> None:
+    """Load all of a checkpoint but its classifier, which was for other classes."""
+    own, weights = fresh.state_dict(), checkpoint.weights_of(path)
+    head = {key for key in own if key.startswith(f"{fresh.head_name}.")}
+    weights = without(weights, head)
+    weights.update((key, own[key]) for key in head)
+    checkpoint.load_into(fresh, weights, path, name)
+
+
+def without(weights: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in weights.items() if key not in keys}

@@ -1,0 +1,73 @@
+"""From options to the objective of a student: KD term, method, views."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from cli.parse import chosen_views, wrappers
+from dataset.loader import Loader
+from distiller_zoo import METHODS, VIEWS
+from distiller_zoo.base import Distiller, Setup
+from helper.errors import UserError
+from helper.options import Resolved
+from models.base import Classifier
+
+
+@torch.no_grad()
+def method_setup(student: Classifier, teacher: Classifier, image_size: int, train: Loader) -> Setup:
+    """What a method may read before training: the features of two images, the labels."""
+    images = torch.zeros(2, 3, image_size, image_size)
+    return Setup(
+        student.cpu().eval().features(images),
+        teacher.cpu().eval().features(images),
+        student,
+        teacher,
+        train.labels.cpu(),
+    )
+
+
+def kd_and_method(options: Resolved, setup: Setup) -> tuple[Distiller, Distiller]:
+    """The KD term and the method of the objective, behind the views that are on."""
+    views = chosen_views(options.values)
+    chain = tuple(construct(f"--{name}", VIEWS[name], options, [setup]) for name in views)
+    setup = replace(setup, views=chain)
+    kd = construct("--distill kd", METHODS["kd"], options, [setup])
+    chosen, flag = METHODS[options.distill], f"--distill {options.distill}"
+    method = construct(flag, chosen, options, [setup])
+    for wrapper in wrappers(chosen, options.values):
+        method = construct(flag, wrapper, options, [setup, method])
+    return kd, method
+
+
+def construct(flag: str, cls: type, options: Resolved, parts: Sequence[Any]) -> Any:
+    """Make a method or a view from its options; what it refuses becomes a line for the user."""
+    try:
+        return cls(options.read(cls.Options), *parts)
+    except ValueError as error:
+        raise UserError(f"{flag}: {error}") from error
+
+
+def describe_objective(options: Resolved) -> str:
+    """The objective that a student is trained on, in one line."""
+    terms = [
+        (options.gamma, "CE"),
+        (options.alpha, f"KD(T={options.kd_T:g})"),
+        (options.beta, options.distill),
+    ]
+    text = " + ".join(f"{weight:g}*{term}" for weight, term in terms if weight)
+    views = [
+        f"{name}={value}" if (value := options.values[name]) is not True else name
+        for name in chosen_views(options.values)
+    ]
+    warm = f", {options.distill} grows over {options.warmup} epochs" if options.warmup else ""
+    return text + (f" on rows: {', '.join(views)}" if views else "") + warm
+
+
+def describe_pair(options: Resolved) -> str:
+    """What was set because a paper set it for this pair of networks; empty where nothing was."""
+    named = [name for name, origin in options.origin.items() if origin == "pair"]
+    settings = ", ".join(f"{name}={options.values[name]}" for name in named)
+    pair = f"{options.model_t} -> {options.model_s}"
+    return f"settings of {pair}: {settings} (--no_pair_defaults leaves them out)" if named else ""

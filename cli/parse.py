@@ -1,0 +1,347 @@
+"""From a command line to the options of a run: general flags, then those of what was chosen."""
+
+import importlib
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from cli.flags import (
+    ConfigOptions,
+    DataOptions,
+    EvalOptions,
+    FractionOptions,
+    RunOptions,
+    StudentOptions,
+    TeacherOptions,
+    TransferOptions,
+    networks,
+)
+from dataset import DATASETS
+from distiller_zoo import METHODS, VIEWS
+from distiller_zoo.base import Distiller, LogitDistiller, View
+from engine.device import DeviceOptions
+from engine.recipe import RecipeOptions, in_proportion
+from helper import config, teachers
+from helper.errors import UserError
+from helper.options import Parser, Resolved, resolve
+from models import MODELS
+from runs import checkpoint
+
+COMMON = (ConfigOptions, DataOptions, FractionOptions, RecipeOptions, DeviceOptions, RunOptions)
+PROBE_RECIPE = {"epochs": 120, "lr_decay_epochs": (30, 60, 90), "learning_rate": 0.05}
+UNUSABLE = object()  # the value of an option without which a command line is refused
+# What people of the field type, and what it is called here.
+HINTS = {
+    "gpu": "--device cuda:N", "gpu_id": "--device cuda:N", "T": "--kd_T", "temperature": "--kd_T",
+    "kd_temperature": "--kd_T", "teacher": "--path_t", "student": "--model_s", "arch": "--model",
+    "method": "--distill", "dataset_dir": "--data_dir", "data": "--data_dir", "j": "--num_workers",
+    "workers": "--num_workers", "nesterov": "--momentum", "fp16": "--amp fp16", "k": "--nce_k",
+}  # fmt: skip
+
+Typed = Mapping[str, Any]
+
+
+def parse_teacher(argv: Sequence[str]) -> Resolved:
+    """Command line of train_teacher.py -> its options."""
+    classes, typed = parse((TeacherOptions, *COMMON), argv, "Train a network without a teacher.")
+    return with_usual(lambda t: resolve(classes, data_layer(t, "model"), ("typed", t)), typed)
+
+
+def parse_transfer(argv: Sequence[str]) -> Resolved:
+    """Command line of transfer_student.py -> its options."""
+    about = "Train a new classifier on the frozen features of a checkpoint."
+    classes, typed = parse((TransferOptions, *COMMON), argv, about)
+
+    def make(typed):
+        of = PROBE_RECIPE["epochs"]
+        decays = in_proportion(PROBE_RECIPE["lr_decay_epochs"], of, typed.get("epochs", of))
+        probe = {**PROBE_RECIPE, "lr_decay_epochs": decays}
+        return resolve(classes, ("linear probe", probe), ("typed", typed))
+
+    return with_usual(make, typed)
+
+
+def parse_eval(argv: Sequence[str]) -> Resolved:
+    """Command line of tools/eval.py -> its options.
+
+    The data set and its options are those that the checkpoint says, where they are not typed.
+    """
+    about = "Say how good a checkpoint is on the test split of a data set."
+    general = (EvalOptions, ConfigOptions, DataOptions, DeviceOptions)
+    chooser = Parser()
+    chooser.add(EvalOptions, DataOptions)
+    ahead = vars(chooser.parse_known_args(strip_help(argv))[0])
+    known = checkpoint.data_of(ahead["ckpt"]) if ahead.get("ckpt") else {}
+    own_data = known.get("dataset") in DATASETS and "dataset" not in ahead
+    extra = [f"--dataset={known['dataset']}"] if own_data else []
+    classes, typed = parse(general, [*argv, *extra], about)
+    layer = {}
+    if known.get("dataset") == typed.get("dataset"):
+        names = {f.name for f in fields(DATASETS[typed["dataset"]].Options)}
+        layer = {k: v for k, v in known.get("data_options", {}).items() if k in names}
+    return resolve(classes, ("checkpoint", layer), ("typed", typed))
+
+
+def parse_student(argv: Sequence[str]) -> Resolved:
+    """Command line of train_student.py -> its options.
+
+    The weights come from the method's recipe, then from the views, then from what was typed.
+    """
+    about = "Train a student with the help of a teacher."
+    classes, typed = parse((StudentOptions, *COMMON), argv, about, students=True)
+    options = with_usual(lambda typed: resolve_student(classes, typed), typed)
+    check_objective(options)
+    return options
+
+
+def resolve_student(classes: Sequence[type], typed: Typed) -> Resolved:
+    """Options of train_student.py, in layers."""
+    name = typed.get("distill", StudentOptions.distill)
+    method, views = METHODS[name], chosen_views(typed)
+    data = data_layer(typed, "model_s")
+    teacher = teacher_name(typed)
+    student = typed.get("model_s", data[1].get("model_s", StudentOptions.model_s))
+    if method.recipe.warmup and data_set(typed).warmup is not None:
+        data[1]["warmup"] = data_set(typed).warmup
+    pair = method.pair_defaults(teacher, student, views)
+    typed = {**typed, **({"distill": METHODS.canonical(name)} if "distill" in typed else {})}
+    if typed.get("no_pair_defaults"):
+        typed["no_pair_defaults"] = bool(pair)  # off where there is nothing to leave out
+        pair = {}
+    layers = [(f"recipe of {name}", {**vars(method.recipe), "model_t": teacher}), data]
+    layers.append(("pair", pair))
+    layers += [view_defaults(view, {**pair, **typed}, method) for view in views]
+    return resolve(classes, *layers, ("typed", typed))
+
+
+def check_objective(options: Resolved) -> None:
+    """UserError where nothing would be trained, or something that was asked for has no effect."""
+    name, method = options.distill, METHODS[options.distill]
+    if method is METHODS["kd"] and options.beta:
+        raise UserError("--distill kd is the -a term already: give its weight with -a, and -b 0")
+    if not (options.gamma or options.alpha or options.beta):
+        raise UserError("-r, -a and -b are all 0: there is nothing to train on")
+    if options.beta and options.warmup > options.epochs:
+        warnings.warn(
+            f"the weight of {name} grows over {options.warmup} epochs and the run has "
+            f"{options.epochs}: it never reaches {options.beta:g}; --warmup sets it",
+            stacklevel=2,
+        )
+    useless = [view for view in chosen_views(options.values) if not has_effect(view, options)]
+    if useless:
+        raise UserError(
+            f"--{useless[0]} changes rows of logits, and none are read here: {name} reads "
+            "features, and KD has no weight: give it one with -a"
+        )
+
+
+def with_usual(make: Callable[[Typed], Resolved], typed: Typed) -> Resolved:
+    """Options, and for each typed one the value that the command line would give without it."""
+    options, usual = make(typed), {}
+    for name in typed:
+        try:
+            without = make({key: value for key, value in typed.items() if key != name})
+            usual[name] = without.values.get(name, UNUSABLE)
+        except UserError:
+            usual[name] = UNUSABLE
+    return replace(options, usual=usual)
+
+
+def data_set(typed: Typed) -> type:
+    """The data set of a command line."""
+    return DATASETS[typed.get("dataset", DataOptions.dataset)]
+
+
+def data_layer(typed: Typed, trained: str) -> tuple[str, dict[str, Any]]:
+    """What a data set has in the recipe's place; `trained` is the flag of the trained network."""
+    entry = data_set(typed)
+    layer = dict(entry.recipe(typed))
+    if "lr_decay_epochs" in layer:
+        of = layer["epochs"]
+        decays = in_proportion(layer["lr_decay_epochs"], of, typed.get("epochs", of))
+        layer["lr_decay_epochs"] = decays
+    if entry.student:
+        layer[trained] = entry.student
+    return f"recipe of {typed.get('dataset', DataOptions.dataset)}", layer
+
+
+def teacher_name(typed: Typed) -> str:
+    """The teacher's network: the one typed, else the one its checkpoint is of, else the default."""
+    if typed.get("model_t") or not typed.get("path_t"):
+        return typed.get("model_t") or data_set(typed).teacher or teachers.DEFAULT
+    return checkpoint.network_of(typed["path_t"], "--model_t")
+
+
+def has_effect(view: str, options: Resolved) -> bool:
+    """Whether a view that is on changes a term of the objective."""
+    method = METHODS[options.distill]
+    on_features = VIEWS[view].wrapper and options.beta
+    on_rows = issubclass(method, LogitDistiller) and (options.beta or method is METHODS["kd"])
+    return bool(options.alpha or on_rows or on_features)
+
+
+def view_defaults(name: str, typed: Typed, method: type[Distiller]) -> tuple[str, dict[str, Any]]:
+    """What a view changes in the recipe; UserError where the command line says two things."""
+    view: type[View] = VIEWS[name]
+    own = {f.name: typed[f.name] for f in fields(view.Options) if f.name in typed}
+    defaults = view.defaults(resolve([view.Options], ("typed", own)).read(view.Options), method)
+    for option_name, (flag, value) in defaults.items():
+        if flag in typed and typed.get(option_name, value) != value:
+            raise UserError(
+                f"--{flag} {typed[flag]:g} and --{option_name} {typed[option_name]:g} set the same "
+                "thing to different values: give one of them"
+            )
+    return f"--{name}", {option_name: value for option_name, (_, value) in defaults.items()}
+
+
+def parse(
+    general: Sequence[type], argv: Sequence[str], about: str, students: bool = False
+) -> tuple[list[type], dict[str, Any]]:
+    """The option classes that this command line brings in, and the values typed on it.
+
+    What is chosen (data set, method, views) is read first; only the chosen classes add their flags,
+    so that a flag of another method is an error. Prints help and exits where it is asked for.
+    """
+    words = strip_help(argv)
+    path, chosen = read_choices(words, students)
+    warn_of_broken_files()
+    classes = chosen_classes(general, chosen, students)
+    parser = Parser(description=about)
+    parser.add(*classes)
+    if students:
+        parser.add_switches("views", *(VIEWS[name].Options for name in VIEWS))
+    if len(words) < len(argv):
+        print(parser.format_help())
+        print(networks())
+        raise SystemExit(0)
+    typed = read_words(parser, words)
+    with config.in_file(path):
+        configured = read_words(parser, config.words_of(path) if path else [])
+    for name in configured.keys() & typed.keys():
+        if configured[name] != typed[name]:
+            warnings.warn(
+                f"--{name} is {typed[name]} on the command line and {configured[name]} in {path}: "
+                "the command line wins",
+                stacklevel=2,
+            )
+    return classes, {**configured, **typed}
+
+
+def read_choices(words: Sequence[str], students: bool) -> tuple[str, dict[str, Any]]:
+    """The config file of a command line, and what both of them choose."""
+    chooser = Parser()
+    chooser.add(ConfigOptions, DataOptions, *([StudentOptions] if students else []))
+    if students:
+        chooser.add_switches("views", *(VIEWS[name].Options for name in VIEWS))
+    chosen = vars(chooser.parse_known_args(words)[0])
+    path = chosen.get("cfg", "")
+    if path:
+        configured = config.words_of(path)
+        with config.in_file(path):
+            chosen = {**vars(chooser.parse_known_args(configured)[0]), **chosen}
+    if where := chosen.get("methods_dir"):
+        import_methods(where)
+    return path, chosen
+
+
+def chosen_classes(general: Sequence[type], chosen: Typed, students: bool) -> list[type]:
+    """Option classes in the order of the help: the method's own first."""
+    classes = []
+    if students:
+        method = METHODS[chosen.get("distill", StudentOptions.distill)]
+        classes += [method.Options, METHODS["kd"].Options]
+        classes += [VIEWS[name].Options for name in chosen_views(chosen)]
+        classes += [wrapper.Options for wrapper in wrappers(method, chosen)]
+    return [*classes, *general, data_set(chosen).Options]
+
+
+def import_methods(where: str) -> None:
+    """Import methods from outside the toolkit: all files of a folder, or one package.module.
+
+    A file that cannot be imported is noted in METHODS.broken. UserError where there are none.
+    """
+    if not Path(where).is_dir():
+        try:
+            importlib.import_module(where)
+        except Exception as error:  # whatever somebody's module raises
+            raise UserError(
+                f"--methods_dir {where} is no folder, and as a module it cannot be imported: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        return
+    files = sorted(Path(where).glob("*.py"))
+    if not files:
+        raise UserError(f"--methods_dir {where} has no .py files")
+    for file in files:
+        name = f"methods_dir_{file.stem}"
+        if name in sys.modules:
+            continue
+        spec = importlib.util.spec_from_file_location(name, file)
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:  # whatever somebody's file raises
+            del sys.modules[name]
+            METHODS.broken[str(file)] = f"{type(error).__name__}: {error}"
+
+
+def warn_of_broken_files() -> None:
+    """Name the files of methods, networks and data sets that could not be imported."""
+    for registry in (METHODS, VIEWS, MODELS, DATASETS):
+        for file, reason in registry.broken.items():
+            warnings.warn(f"{file} is left out: {reason}", stacklevel=2)
+
+
+def read_words(parser: Parser, words: Sequence[str]) -> dict[str, Any]:
+    """The values that a command line sets; UserError for a word that is none of its flags."""
+    typed, unknown = parser.parse_known_args(words)
+    if unknown:
+        raise UserError(explain_unknown(unknown[0], words, parser))
+    return vars(typed)
+
+
+def strip_help(argv: Sequence[str]) -> list[str]:
+    return [word for word in argv if word not in ("-h", "--help")]
+
+
+def chosen_views(typed: Typed) -> list[str]:
+    """Names of the views that are switched on, in the order in which they apply."""
+    on = [name for name in VIEWS if typed.get(name)]
+    return sorted(on, key=lambda name: VIEWS[name].order)
+
+
+def wrappers(method: type[Distiller], typed: Typed) -> list[type[Distiller]]:
+    """What the views that are on put around a method that reads features."""
+    if issubclass(method, LogitDistiller):
+        return []
+    views = [VIEWS[name] for name in chosen_views(typed)]
+    return [view.wrapper for view in views if view.wrapper]
+
+
+def explain_unknown(word: str, words: Sequence[str], parser: Parser) -> str:
+    """Why a word of the command line is none of the flags: whose it is, or what it may mean."""
+    flag = word.split("=")[0]
+    name = flag.lstrip("-").replace("-", "_")
+    if not word.startswith("-"):
+        before = words[: words.index(word)] if word in words else []
+        flags = [w for w in before if w.startswith("--")]
+        if flags and parser.is_list(flags[-1]):
+            return f"unknown argument {word}: a list has commas, as in {flags[-1]} 1,2"
+        return f"unknown argument {word}: it belongs to no flag; see --help"
+    kinds = {"--distill": METHODS, "": VIEWS, "--dataset": DATASETS}
+    owners = [
+        f"{kind} {entry}".strip() if kind else f"--{entry}"
+        for kind, registry in kinds.items()
+        for entry in registry
+        if name in {f.name for f in fields(registry[entry].Options)}
+    ]
+    if owners and word.startswith("--"):
+        return f"{flag} is a flag of {', '.join(owners)}: it has no meaning here"
+    if name in HINTS:
+        return f"unknown argument {word}: it is {HINTS[name]} here"
+    close = parser.closest(flag)
+    return f"unknown argument {word}" + (f": did you mean {close}?" if close else "; see --help")

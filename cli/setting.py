@@ -1,0 +1,103 @@
+"""What every command that trains works out first: device, data, learning rates."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from dataset import DATASETS
+from dataset.base import DataSet
+from dataset.loader import Loader
+from dataset.stream import StreamedSet, StreamLoader
+from dataset.subset import take_fraction
+from engine.device import Numerics, start
+from engine.distributed import local_main_process_first, rank, world_size
+from engine.recipe import Schedule, make_schedule
+from helper.options import Resolved
+from models.any import build, check_name, learning_rate
+from models.base import Classifier
+
+AnySet = DataSet | StreamedSet
+TEST_BATCH = {"cpu": 64, "cuda": 500}  # images a step where nothing is trained
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The ground of a run."""
+
+    options: Resolved
+    model: str  # what is trained
+    numerics: Numerics
+    data: AnySet
+    schedule: Schedule
+    network_rate: float  # the learning rate that the network's recipe has
+
+    @property
+    def seed(self) -> int:
+        return seed_of(self.options)
+
+    def network(self, name: str) -> Classifier:
+        """A new network for the classes and the image size of the data set."""
+        return make_network(name, self.data)
+
+    def loaders(self) -> tuple[Loader, Loader]:
+        """Training and test loader of this process's shares."""
+        options, device = self.options, self.numerics.device
+        how = {"workers": options.num_workers, "seed": self.seed, "device": device}
+        streamed = isinstance(self.data, StreamedSet)
+        test_size = options.batch_size if streamed else TEST_BATCH[device.type]
+        train = make_loader(self.data, "train", options.batch_size, aug=options.aug, **how)
+        return train, make_loader(self.data, "test", test_size, **how)
+
+
+def make_setting(options: Resolved, model: str) -> Setting:
+    """Device, data and rates of a command that trains the network called `model`."""
+    entry = DATASETS[options.dataset]
+    check_name(entry.networks.get(model, model))
+    numerics = start(options)
+    data = load_data(options)
+    rate = learning_rate(data.networks.get(model, model))
+    return Setting(options, model, numerics, data, make_schedule(options, rate), rate)
+
+
+def seed_of(options: Resolved) -> int:
+    """The seed of a run: --seed, else its trial."""
+    return options.trial if options.seed is None else options.seed
+
+
+def load_data(options: Resolved) -> AnySet:
+    """The data set that --dataset names, or the part of it that --train_fraction asks for."""
+    entry = DATASETS[options.dataset]
+    data = local_main_process_first(lambda: entry.load(options.read(entry.Options)))
+    if "train_fraction" in options.values:
+        data = take_fraction(data, options.train_fraction, options.fraction_seed)
+    return data
+
+
+def make_network(name: str, data: AnySet) -> Classifier:
+    """A new network for the classes and the image size of a data set."""
+    return build(data.networks.get(name, name), len(data.classes), data.image_size)
+
+
+def make_loader(data: AnySet, split: str, batch_size: int, workers: int, **how: Any):
+    """The batches of one split that this process has; `how` is for the loader."""
+    mine = {**how, "rank": rank(), "ranks": world_size()}
+    if isinstance(data, StreamedSet):
+        return StreamLoader(data, split, batch_size, workers=workers, **mine)
+    return Loader(data, split, batch_size, **mine)
+
+
+def data_facts(data: AnySet, options: Resolved) -> dict[str, Any]:
+    """What a run and its checkpoints remember of the data."""
+    names = [f.name for f in fields(DATASETS[options.dataset].Options)]
+    return {
+        "dataset": options.dataset,
+        "data_options": {name: plain_value(options.values[name]) for name in names},
+        "data": data.name,
+        "classes": list(data.classes),
+        "image_size": data.image_size,
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }
+
+
+def plain_value(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

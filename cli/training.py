@@ -1,0 +1,143 @@
+"""What every training command does with its stages: say what runs, hold the folder, train."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from cli.networks import Trained, count_parameters
+from cli.setting import Setting, data_facts
+from dataset.stream import StreamedSet
+from engine.distributed import is_main_process, on_main_process, world_size
+from engine.evaluate import evaluate
+from engine.fit import Stage, fit
+from engine.meter import NotFinite
+from helper.errors import UserError
+from models.base import Classifier
+from runs.experiment import Experiment, rounding_of
+from runs.folder import FINISHED, RunFolder
+from runs.logs import import_wandb
+from runs.provenance import CODE, provenance
+from runs.recorder import Run
+
+KINDS = {"teacher": "models", "student": "student_model", "probe": "linear_probe"}
+
+
+def run_folder(setting: Setting, experiment: Experiment) -> RunFolder:
+    """The folder of an experiment: save_dir/models/NAME, for a network by itself."""
+    path = Path(setting.options.save_dir) / KINDS[experiment.kind] / experiment.name
+    return RunFolder(path, experiment)
+
+
+def is_finished(folder: RunFolder, setting: Setting) -> bool:
+    """Whether the folder holds this very run, finished; says so.
+
+    Raises UserError where it holds another, or one that only --resume goes on with.
+    """
+    options = setting.options
+    if options.wandb:
+        import_wandb()
+    found = on_main_process(lambda: folder.check(options.resume, options.overwrite))
+    if found == FINISHED:
+        print(f"{folder.path} is finished: nothing to do")
+    return found == FINISHED
+
+
+def train(
+    setting: Setting,
+    folder: RunFolder,
+    stages: Sequence[Stage | None],
+    loaders: tuple[Any, Any],
+    facts: Mapping[str, Any],
+) -> None:
+    """Train the stages one after another, and keep what they give in the folder.
+
+    `facts` go into run.json: `objective`, `terms` with their weights, `teacher` ...
+    """
+    options = setting.options
+    student = next(stage for stage in stages if stage).task.student
+    with held(folder, setting) as state:
+        everything = {**run_facts(setting, student), **facts}
+        run = Run(folder, setting.model, everything, state, is_main_process())
+        device = setting.numerics.describe()
+        began = provenance(device, rounding_of(options.values), world_size())
+        run.start(began, options.wandb, options.tb_freq)
+        for stage in filter(None, stages):
+            fit(stage, *loaders, run, options.print_freq)
+        run.finish()
+
+
+@contextmanager
+def held(folder: RunFolder, setting: Setting):
+    """Hold a run's folder on the main process; give every process the state to be resumed."""
+    options = setting.options
+    with ExitStack() as stack:
+        opened = folder.open(options.resume, options.overwrite)
+        yield on_main_process(lambda: stack.enter_context(opened))
+
+
+def run_facts(setting: Setting, student: Classifier) -> dict[str, Any]:
+    """What run.json has of every run."""
+    options, schedule = setting.options, setting.schedule
+    return {
+        "parameters": count_parameters(student),
+        "data": data_facts(setting.data, options),
+        "images": image_counts(setting),
+        "seed": setting.seed,
+        "learning_rate": schedule.start,
+        "lr_decay_epochs": list(schedule.decay_epochs),
+        "lr_decay_rate": schedule.decay_rate,
+        "options": dict(options.values),
+        "origin": dict(options.origin),
+    }
+
+
+def image_counts(setting: Setting) -> dict[str, int]:
+    """Training and test images."""
+    splits = {"train": setting.data.train, "test": setting.data.test}
+    return {name: len(split.labels) for name, split in splits.items()}
+
+
+def print_heading(setting: Setting, folder: RunFolder, student: Classifier, objective: str) -> None:
+    """What will run, before the first epoch."""
+    options, data, schedule = setting.options, setting.data, setting.schedule
+    counts = image_counts(setting)
+    size = f"{data.image_size}x{data.image_size}"
+    kept = "read from disk" if isinstance(data, StreamedSet) else "in memory"
+    share = f" ({options.train_fraction:g} of all)" if options.train_fraction < 1 else ""
+    decays = ", ".join(str(epoch) for epoch in schedule.decay_epochs if epoch < options.epochs)
+    falls = f", times {schedule.decay_rate:g} after {decays}" if decays else ""
+    mean, std = (", ".join(f"{x:.4f}" for x in values) for values in (data.mean, data.std))
+    lines = {
+        "data": f"{data.name}: {counts['train']:,} training{share} and {counts['test']:,} test "
+        f"images of {size} in {len(data.classes)} classes, {kept}",
+        "pixels": f"mean ({mean}), std ({std})",
+        "network": f"{setting.model}, {count_parameters(student):,} parameters",
+        "objective": objective,
+        "training": f"{options.epochs} epochs, batch {options.batch_size}, "
+        f"rate {schedule.start:g}{falls}, momentum {options.momentum:g}, "
+        f"weight decay {options.weight_decay:g}, seed {setting.seed}",
+        "device": setting.numerics.describe(),
+        "folder": str(folder.path),
+        "code": str(CODE),
+    }
+    for name, text in lines.items():
+        print(f"{name + ':':<11}{text}", flush=True)
+
+
+def measure_teacher(teacher: Trained, setting: Setting, test) -> dict[str, Any]:
+    """Say how good the teacher is on the test split -> what the run remembers of it."""
+    predict = setting.numerics.predictor(teacher.network, "teacher")
+    try:
+        scores = evaluate(predict, test, title="teacher")
+    except NotFinite:
+        raise UserError(
+            f"the teacher {teacher.path} gives numbers that are not finite: train it again, or "
+            "give another"
+        ) from None
+    print(
+        f"{'teacher:':<11}{teacher.name}, {teacher.facts['parameters']:,} parameters, "
+        f"{scores['acc']:.2f} % (top-5 {scores['acc_top5']:.2f}), {teacher.path}",
+        flush=True,
+    )
+    return {**teacher.facts, **scores}

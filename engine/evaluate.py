@@ -1,0 +1,43 @@
+"""How good a network is on a whole split. B batch, b a process's share, K classes."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from dataset.loader import Loader
+from engine.distributed import gather_batch, is_main_process
+from engine.meter import Meter
+
+
+@torch.no_grad()
+def evaluate(
+    predict: Callable[[Tensor], Tensor],
+    loader: Loader,
+    look: Callable[[Tensor, Tensor], None] = lambda logits, labels: None,
+    title: str = "evaluating",
+) -> dict[str, float]:
+    """Mean cross-entropy `loss`, top-1 `acc` and top-5 `acc_top5` in % of a function from images
+    (b, 3, H, W) to logits (b, K).
+
+    `look` is shown logits (B, K) and labels (B,) of each batch; `title` is the progress bar's.
+    """
+    meter = Meter("test ")
+    hidden = None if is_main_process() else True  # None: quiet when stderr is no terminal
+    bar = tqdm(loader.batches(0), title, len(loader), leave=False, disable=hidden, delay=1)
+    for batch in bar:
+        logits = gather_batch(predict(batch.images), len(batch.labels))
+        look(logits, batch.labels)
+        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices  # (B, 5)
+        hits = (ranked == batch.labels[:, None]).double()
+        meter.add(
+            {
+                "loss": F.cross_entropy(logits, batch.labels),
+                "acc": 100 * hits[:, 0].mean(),
+                "acc_top5": 100 * hits.sum(dim=1).mean(),
+            },
+            len(batch.labels),
+        )
+    return meter.read()

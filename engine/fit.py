@@ -1,0 +1,194 @@
+"""Training: one epoch, one stage. Read it from top to bottom."""
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from dataset.loader import Loader
+from engine import distributed
+from engine.device import seed_everything
+from engine.evaluate import evaluate
+from engine.meter import Meter, NotFinite
+from engine.objective import Distillation, FirstStage, Task
+from engine.recipe import RecipeOptions, Schedule
+from helper.errors import UserError
+
+ORDER_OF_FIRST_STAGE = 1_000_000  # added to an epoch's number, so that its order is another
+
+
+@dataclass
+class Stage:
+    """One stage of a run: what is trained, by which optimizer, at which rate, how long."""
+
+    name: str  # "first" or "main"
+    task: Task
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    schedule: Schedule
+    epochs: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether the student itself is trained, evaluated and kept."""
+        return self.name == "main"
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the stage changes."""
+        return {
+            "task": self.task.training_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state` gave."""
+        self.task.load_training_state(state["task"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+class Recorder(Protocol):
+    """Who keeps what a run gives."""
+
+    def restore(self, stage: Stage) -> int:
+        """Put a stage where an interrupted run left it -> how many of its epochs are done."""
+
+    def log_step(self, stage: Stage, step: int, means: Mapping[str, float]) -> None:
+        """Means so far of an epoch, after that many steps of the stage."""
+
+    def finish_epoch(self, stage: Stage, epoch: int, numbers: Mapping[str, float]) -> None:
+        """Log and save an epoch."""
+
+    def describe_kept(self) -> str:
+        """What a stopped run leaves, for an error message."""
+
+
+def main_stage(task: Task, schedule: Schedule, recipe: RecipeOptions) -> Stage:
+    """Train all parameters of a task that have a gradient, by the recipe."""
+    optimizer = sgd(task.parameters(), schedule(1), recipe)
+    return Stage("main", task, optimizer, task.numerics.scaler(), schedule, recipe.epochs)
+
+
+def first_stage(
+    task: Distillation, rate: float, recipe: RecipeOptions, epochs: int
+) -> Stage | None:
+    """What the method trains before the student's own turn, at a constant rate; None for most.
+
+    `rate` is that of the run; a method may have a rate of its own.
+    """
+    stage = FirstStage(task)
+    if not stage.parameters_trained:
+        return None
+    schedule = Schedule(task.method.first_stage_rate(rate))
+    optimizer = sgd(stage.parameters_trained, schedule.start, recipe)
+    return Stage("first", stage, optimizer, task.numerics.scaler(), schedule, epochs)
+
+
+def sgd(parameters, rate: float, recipe: RecipeOptions) -> torch.optim.SGD:
+    trained = [p for p in parameters if p.requires_grad]
+    return torch.optim.SGD(
+        trained, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+    )
+
+
+def fit(stage: Stage, train: Loader, test: Loader, recorder: Recorder, print_freq: int) -> None:
+    """Train a stage, or what is left of it."""
+    done = recorder.restore(stage)
+    if done >= stage.epochs:
+        return
+    model = distributed.data_parallel(stage.task)
+    for epoch in range(done + 1, stage.epochs + 1):
+        started = time.perf_counter()
+        with explained(stage, epoch, recorder):
+            means = train_epoch(stage, model, train, epoch, recorder, print_freq)
+            seconds = time.perf_counter() - started
+            distributed.broadcast_buffers(stage.task.student)
+            tested = evaluate(stage.task.eval().predict, test) if stage.is_main else {}
+        numbers = {
+            "lr": stage.schedule(epoch),
+            **{f"train_{name}": value for name, value in means.items()},
+            **{f"test_{name}": value for name, value in tested.items()},
+            "seconds": seconds,
+            "images_per_s": len(train.labels) / seconds,
+        }
+        recorder.finish_epoch(stage, epoch, numbers)
+
+
+def train_epoch(
+    stage: Stage, model: nn.Module, train: Loader, epoch: int, recorder: Recorder, print_freq: int
+) -> dict[str, float]:
+    """One pass over the training set -> means of the terms, the total `loss`, accuracy `acc` in %.
+
+    `model` is the stage's task, possibly data parallel. Everything random follows from the seed,
+    the stage and the epoch's number, so that a resumed run repeats the run that was never stopped.
+    The device is waited for in the first step and in every `print_freq` of them, and only then.
+    """
+    place = epoch if stage.is_main else epoch + ORDER_OF_FIRST_STAGE
+    seed_everything(epoch_seed(train.seed, stage.name, epoch))
+    for group in stage.optimizer.param_groups:
+        group["lr"] = stage.schedule(epoch)
+    model.train()
+    meter = Meter()
+    with contextlib.closing(progress_bar(stage, train.batches(place), len(train), epoch)) as bar:
+        for step, batch in enumerate(bar, start=1):
+            output = model(batch, epoch)
+            if not output.loss.requires_grad:
+                raise UserError(
+                    "no term of the objective depends on the student: give -r or -a a weight"
+                )
+            stage.optimizer.zero_grad(set_to_none=True)
+            stage.scaler.scale(output.loss).backward()
+            stage.scaler.step(stage.optimizer)
+            stage.scaler.update()
+            measured = {**output.terms, "loss": output.loss}
+            if output.logits is not None:
+                hits = output.logits.argmax(dim=1) == batch.labels
+                measured["acc"] = 100 * hits.double().mean()
+            meter.add(measured, len(batch.labels))
+            if step == 1 or step % print_freq == 0:
+                means = meter.read()
+                bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()})
+                recorder.log_step(stage, (epoch - 1) * len(train) + step, means)
+    return meter.read()
+
+
+def progress_bar(stage: Stage, batches, steps: int, epoch: int) -> tqdm:
+    of = f"epoch {epoch}/{stage.epochs}"
+    return tqdm(
+        batches,
+        total=steps,
+        desc=of if stage.is_main else f"first stage, {of}",
+        disable=None if distributed.is_main_process() else True,  # None: quiet without a terminal
+        leave=False,
+    )
+
+
+@contextlib.contextmanager
+def explained(stage: Stage, epoch: int, recorder: Recorder):
+    """Turn a value that is not finite into what the user can do about it."""
+    rate = f"--learning_rate (here {stage.schedule(epoch):g})"
+    try:
+        yield
+    except NotFinite as error:
+        raise UserError(
+            f"{error.name} is not finite in epoch {epoch}, step {error.step}: try a lower "
+            f"{rate} or weight of that term, or --amp off or bf16; {recorder.describe_kept()}"
+        ) from None
+    except torch.linalg.LinAlgError as error:
+        raise UserError(
+            f"features are not finite in epoch {epoch} ({error}): try a lower {rate}, "
+            f"or --amp off or bf16; {recorder.describe_kept()}"
+        ) from None
+
+
+def epoch_seed(seed: int, stage: str, epoch: int) -> int:
+    """A seed of its own for each epoch of each stage of each run."""
+    digest = hashlib.sha256(f"{seed} {stage} {epoch}".encode()).digest()
+    return int.from_bytes(digest[:8]) >> 1

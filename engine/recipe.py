@@ -1,0 +1,89 @@
+"""How long and how fast a network is trained: the recipe's flags and its learning rate."""
+
+import argparse
+import math
+from dataclasses import dataclass
+
+from helper.options import (
+    count,
+    not_negative,
+    option,
+    positive,
+    positive_number,
+    share,
+    whole_numbers,
+)
+
+DECAY_EPOCHS, DECAY_EPOCHS_OF = (150, 180, 210), 240  # the published recipe: of 240 epochs
+
+
+def growing_epochs(text: str) -> tuple[int, ...]:
+    """'150,180,210' -> (150, 180, 210), each at least 1 and larger than the one before."""
+    try:
+        epochs = whole_numbers(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of epochs: try 150,180,210"
+        ) from None
+    if any(epoch < 1 for epoch in epochs) or list(epochs) != sorted(set(epochs)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no growing list of epochs from 1 on: try 150,180,210"
+        )
+    return epochs
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    epochs: int = option(240, "passes over the training set", parse=positive)
+    batch_size: int = option(64, "images a step", parse=positive)
+    learning_rate: float | None = option(
+        None, "start of the rate (default 0.05; what the network asks for where it is another)",
+        "--lr", parse=positive_number,
+    )  # fmt: skip
+    lr_decay_epochs: tuple[int, ...] | None = option(
+        None, "epochs after which the rate falls (default 150,180,210 of 240, in proportion)",
+        parse=growing_epochs,
+    )  # fmt: skip
+    lr_decay_rate: float = option(
+        0.1, "what the rate is multiplied with then", parse=positive_number
+    )
+    momentum: float = option(0.9, "SGD momentum", parse=share)
+    weight_decay: float = option(5e-4, "of everything that is trained", "--wd", parse=not_negative)
+    aug: bool = option(False, "AutoAugment behind crop and flip (Cubuk et al., CVPR 2019)")
+    print_freq: int = option(100, "steps between two looks at the losses", parse=positive)
+    tb_freq: int = option(
+        500, "steps between two TensorBoard points within an epoch", parse=positive
+    )
+    save_freq: int = option(40, "epochs between two kept checkpoints", parse=positive)
+    num_workers: int = option(
+        8, "processes that read image files; data sets in memory need none", parse=count
+    )
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate of each epoch, counted from 1: falls behind each of `decay_epochs`."""
+
+    start: float
+    decay_epochs: tuple[int, ...] = ()
+    decay_rate: float = 1.0
+
+    def __call__(self, epoch: int) -> float:
+        return self.start * self.decay_rate ** sum(epoch > at for at in self.decay_epochs)
+
+
+def make_schedule(recipe: RecipeOptions, network_rate: float) -> Schedule:
+    """The recipe's schedule; `network_rate` where no --learning_rate is given.
+
+    Decays move in proportion when only the number of epochs is given.
+    """
+    decay_epochs = recipe.lr_decay_epochs
+    if decay_epochs is None:
+        decay_epochs = in_proportion(DECAY_EPOCHS, DECAY_EPOCHS_OF, recipe.epochs)
+    start = network_rate if recipe.learning_rate is None else recipe.learning_rate
+    return Schedule(start, decay_epochs, recipe.lr_decay_rate)
+
+
+def in_proportion(decay_epochs: tuple[int, ...], of: int, epochs: int) -> tuple[int, ...]:
+    """Where decays that belong to a run of `of` epochs lie in one of `epochs`."""
+    return tuple(max(1, math.floor(at * epochs / of + 0.5)) for at in decay_epochs)

@@ -1,0 +1,184 @@
+"""A run's folder: whose it is, who may write there now, and what an interrupted run left."""
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from helper.errors import UserError
+from helper.files import write_json
+from runs import checkpoint
+from runs.experiment import Experiment
+
+SCHEMA = 2  # of run.json and resume.pth; files without one are of the first release
+NEW, STOPPED, FINISHED = "new", "running", "finished"  # what a folder holds, as run.json says it
+OWN_FILES = ("run.json", "*.pth", "metrics.jsonl")  # run.json first: without it nothing is finished
+PATIENCE = 10.0  # seconds that the loading processes of a killed run may need to end
+START_ANEW = "--overwrite to start it anew"
+
+
+class RunFolder:
+    """The folder of one experiment. One process at a time writes there, under a lock."""
+
+    def __init__(self, path: Path, experiment: Experiment):
+        self.path, self.experiment = path, experiment
+        self.lock = FileLock(path / ".lock")
+        self.holder = path / ".lock.json"  # who holds the lock; the lock itself can't say
+
+    @property
+    def resume_file(self) -> Path:
+        return self.path / "resume.pth"
+
+    @property
+    def summary_file(self) -> Path:
+        return self.path / "run.json"
+
+    def check(self, resume: bool, overwrite: bool) -> str:
+        """What the folder holds of this experiment: NEW, STOPPED (to be resumed) or FINISHED.
+
+        Raises UserError, before anything is computed, where starting would lose what another run
+        left, or would go on with other numbers than it began with.
+        """
+        if resume and overwrite:
+            raise UserError("--resume and --overwrite contradict each other: give one of them")
+        if overwrite:
+            return NEW
+        if not self.summary_file.exists():
+            if any(self.path.glob("*.pth")):
+                raise UserError(
+                    f"{self.path} holds checkpoints that no run here can go on with: "
+                    "--overwrite to replace them, another --save_dir to leave them"
+                )
+            return NEW
+        summary = self.read_summary()
+        self._check_same(summary.get("experiment"), self.summary_file)
+        if summary.get("status") == FINISHED:
+            return FINISHED
+        if not self.resume_file.exists():  # within its first epoch a run has nothing to lose
+            if any(self.path.glob("ckpt_epoch_*.pth")):
+                raise UserError(
+                    f"{self.path} holds a run whose resume.pth is gone: {START_ANEW}, "
+                    "another --save_dir to leave it"
+                )
+            return NEW
+        if not resume:
+            raise UserError(
+                f"{self.path} holds a run that was stopped: --resume to go on with it, {START_ANEW}"
+            )
+        return STOPPED
+
+    def read_summary(self) -> dict[str, Any]:
+        """What run.json says; UserError where it is broken or of an earlier release."""
+        try:
+            summary = json.loads(self.summary_file.read_text())
+            schema = summary.get("schema", 1)
+        except (OSError, ValueError, AttributeError):
+            raise UserError(f"{self.summary_file} cannot be read: {START_ANEW}") from None
+        if schema != SCHEMA:
+            raise UserError(
+                f"{self.path} holds a run of another release (its run.json has schema {schema}, "
+                f"here it is {SCHEMA}): another --save_dir to leave it, {START_ANEW}"
+            )
+        return summary
+
+    @contextmanager
+    def open(self, resume: bool, overwrite: bool) -> Iterator[dict[str, Any]]:
+        """Hold the lock, and clear the folder or read what an interrupted run left: its state,
+        empty for a new run."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._acquire()
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.path} ({error.strerror}): another --save_dir"
+            ) from None
+        try:
+            self._remove_leftovers()
+            found = self.check(resume, overwrite)
+            if found == FINISHED:
+                raise UserError(f"{self.path} was finished by another process just now")
+            if found == NEW:
+                self._clear()
+            yield self._read_state() if found == STOPPED else {}
+        finally:
+            self.holder.unlink(missing_ok=True)
+            self.lock.release()
+
+    def _acquire(self) -> None:
+        """Take the lock; UserError that says who has it."""
+        try:
+            self.lock.acquire(timeout=PATIENCE if self._holder_is_dead() else 0)
+        except Timeout:
+            raise UserError(
+                f"{self.path} is being written by {self._describe_holder()}: wait for it or stop it"
+            ) from None
+        here = {"pid": os.getpid(), "host": platform.node(), "start": time.strftime("%F %T%z")}
+        write_json(self.holder, here)
+
+    def _read_holder(self) -> dict[str, Any]:
+        with suppress(OSError, ValueError):
+            holder = json.loads(self.holder.read_text())
+            return holder if isinstance(holder, dict) else {}
+        return {}
+
+    def _holder_is_dead(self) -> bool:
+        """Whether the process that took the lock is gone from this machine."""
+        holder = self._read_holder()
+        if holder.get("host") != platform.node() or not isinstance(holder.get("pid"), int):
+            return False
+        try:
+            os.kill(holder["pid"], 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def _describe_holder(self) -> str:
+        holder = self._read_holder()
+        if not holder:
+            return "another process"
+        return "process {pid} on {host} since {start}".format(
+            **{"pid": "?", "host": "?", "start": "?", **holder}
+        )
+
+    def _remove_leftovers(self) -> None:
+        """Remove the temporary files of a killed run: '.resume.pth.x7k2m9qa'."""
+        for path in self.path.glob(".*.*"):
+            name = path.name[1:].rpartition(".")[0]
+            if any(Path(name).match(pattern) for pattern in OWN_FILES):
+                path.unlink()
+
+    def _clear(self) -> None:
+        """Remove what an earlier run left in this folder, and nothing else."""
+        for pattern in OWN_FILES:
+            for path in self.path.glob(pattern):
+                path.unlink()
+        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+
+    def _check_same(self, stored: Mapping[str, Any] | None, file: Path) -> None:
+        """UserError that names what differs unless `stored` is this experiment."""
+        try:
+            there = Experiment.from_dict(stored)
+        except UserError as error:
+            raise UserError(f"{file} cannot be read: {error}; {START_ANEW}") from None
+        if differences := self.experiment.differences(there):
+            raise UserError(
+                f"{self.path} holds another experiment: {'; '.join(differences)}. Give the options "
+                f"of that run, another --save_dir or --trial, or {START_ANEW}"
+            )
+
+    def _read_state(self) -> dict[str, Any]:
+        state = checkpoint.load(self.resume_file)
+        needed = {"stage", "epoch", "task", "optimizer", "scaler", "last", "best", "seconds"}
+        if not isinstance(state, dict) or not needed | {"experiment"} <= state.keys():
+            raise UserError(f"{self.resume_file} is no resume file: {START_ANEW}")
+        self._check_same(state["experiment"], self.resume_file)
+        return state

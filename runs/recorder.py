@@ -1,0 +1,185 @@
+"""What a run leaves: checkpoints, metrics, a summary; and how it goes on after a crash."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from helper.files import write_json
+from runs import checkpoint, logs
+from runs.experiment import in_words, plain
+from runs.folder import FINISHED, SCHEMA, STOPPED, RunFolder
+
+
+class Run:
+    """The record of a training: `restore` each stage, `finish_epoch` after each epoch, `finish`.
+
+    Where `writes` is False (all processes but the main one) nothing is written or printed.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        model: str,
+        facts: Mapping[str, Any],
+        state: Mapping[str, Any],
+        writes: bool = True,
+    ):
+        """`facts` go into run.json; `state` is what `RunFolder.open` gave. Facts have to have
+        `options`, `origin`, `data` (facts of the data set, kept in checkpoints too) and `epochs`.
+        """
+        self.folder, self.model, self.facts, self.writes = folder, model, dict(facts), writes
+        self.state = dict(state)
+        self.last: dict[str, float] = self.state.get("last", {})
+        self.best: dict[str, float] = self.state.get("best", {})
+        self.seconds: float = self.state.get("seconds", 0.0)
+        self.provenance: list[dict[str, Any]] = []
+        self.wandb_id: str | None = None
+        self.logger: logs.Logger | None = None
+
+    def start(self, provenance: dict[str, Any], wandb: bool, tb_freq: int) -> None:
+        """Write the summary and open the logs. A resumed run appends its provenance."""
+        if not self.writes:
+            return
+        if self.state:
+            before = self.folder.read_summary()
+            self.provenance, self.wandb_id = before.get("provenance", []), before.get("wandb_id")
+            warn_of_rounding(self.provenance, provenance)
+        self.provenance.append(provenance)
+        self._write_summary(STOPPED)
+        wandb_run = None
+        if wandb:
+            wandb_run = logs.start_wandb(
+                self.folder.path.name, self.wandb_id, dict(self.facts["options"])
+            )
+            self.wandb_id = wandb_run.id
+            self._write_summary(STOPPED)
+        self.logger = logs.Logger(self.folder.path, self.last.get("epoch", 0), tb_freq, wandb_run)
+
+    def restore(self, stage) -> int:
+        """Put a stage where the interrupted run left it -> how many of its epochs are done."""
+        state = self.state
+        if not state or (stage.name, state["stage"]) == ("main", "first"):
+            return 0
+        own = stage.task.training_state()
+        checkpoint.check_fit(own, state["task"], self.folder.resume_file, "this run")
+        if stage.name != state["stage"]:  # the first stage is over: the main one loads its state
+            return stage.epochs
+        stage.load_state(state)
+        if self.writes:
+            print(f"resumed after epoch {state['epoch']} of the {stage.name} stage", flush=True)
+        return state["epoch"]
+
+    def log_step(self, stage, step: int, means: Mapping[str, float]) -> None:
+        """Pass on the means so far of an epoch of the main stage."""
+        if self.logger and stage.is_main:
+            self.logger.step(step, means)
+
+    def finish_epoch(self, stage, epoch: int, numbers: Mapping[str, float]) -> None:
+        """Log and save an epoch."""
+        if stage.is_main:
+            self._finish_main_epoch(stage, epoch, numbers)
+        elif self.writes:
+            self._save_resume_file(stage, epoch)
+            loss = f"loss {numbers['train_loss']:.4f}"
+            print(f"first stage, epoch {epoch}/{stage.epochs}  {loss}", flush=True)
+
+    def describe_kept(self) -> str:
+        """What a stopped run leaves, for an error message."""
+        if self.last:
+            kept = f"the checkpoint of epoch {self.last['epoch']} is kept in"
+            return f"{kept} {self.folder.path}"
+        return "no epoch was finished, so there is no checkpoint"
+
+    def finish(self) -> None:
+        """Write the summary of a run that is through."""
+        if not self.writes:
+            return
+        self.logger.close()
+        self._write_summary(FINISHED)
+        print(
+            f"{self.model}: last {self.last['test_acc']:.2f} %, best {self.best['test_acc']:.2f} % "
+            f"(epoch {self.best['epoch']}), {self.seconds:.0f} s; {self.folder.path}"
+        )
+
+    def _finish_main_epoch(self, stage, epoch: int, numbers: Mapping[str, float]) -> None:
+        self.last = {"epoch": epoch, **numbers}
+        better = numbers["test_acc"] > self.best.get("test_acc", -1.0)
+        if better:
+            self.best = self.last
+        self.seconds += numbers["seconds"]
+        if not self.writes:
+            return
+        path, name = self.folder.path, plain(self.model)
+        weights = self._weights(stage.task.student, epoch, numbers["test_acc"])
+        if better:
+            checkpoint.save(path / f"{name}_best.pth", weights)
+        if epoch % self.facts["options"]["save_freq"] == 0 or epoch == stage.epochs:
+            checkpoint.save(path / f"ckpt_epoch_{epoch}.pth", weights)
+        if epoch == stage.epochs:
+            checkpoint.save(path / f"{name}_last.pth", weights)
+        self.logger.epoch(epoch, numbers)
+        # Last of all: a run killed before this line repeats the epoch and writes the same again.
+        self._save_resume_file(stage, epoch)
+        print(logs.console_line(epoch, stage.epochs, numbers), flush=True)
+
+    def _weights(self, network: nn.Module, epoch: int, accuracy: float) -> dict[str, Any]:
+        """RepDistiller's layout, and what lets the file say whose weights it holds."""
+        return {
+            "epoch": epoch,
+            "model": {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()},
+            "accuracy": accuracy,
+            "model_name": self.model,
+            **self.facts["data"],
+            "experiment": self.folder.experiment.digest,
+        }
+
+    def _save_resume_file(self, stage, epoch: int) -> None:
+        state = {
+            "schema": SCHEMA,
+            "stage": stage.name,
+            "epoch": epoch,
+            **stage.state(),
+            "last": self.last,
+            "best": self.best,
+            "seconds": self.seconds,
+            "experiment": self.folder.experiment.to_dict(),
+        }
+        checkpoint.save(self.folder.resume_file, state)
+
+    def _write_summary(self, status: str) -> None:
+        experiment = self.folder.experiment
+        facts = {name: value for name, value in self.facts.items() if name != "data"}
+        summary = {
+            "schema": SCHEMA,
+            "status": status,
+            "name": experiment.name,
+            "digest": experiment.digest,
+            "model": self.model,
+            "last": self.last,
+            "best": self.best,
+            "seconds": self.seconds,
+            **self.facts["data"],
+            **facts,
+            "experiment": experiment.to_dict(),
+            "provenance": self.provenance,
+            "wandb_id": self.wandb_id,
+        }
+        write_json(self.folder.summary_file, summary)
+
+
+def warn_of_rounding(before: list[dict[str, Any]], now: dict[str, Any]) -> None:
+    """Say that bits may differ where a run goes on under other options of rounding."""
+    if not before:
+        return
+    old, new = before[-1].get("options", {}), now["options"]
+    changed = [
+        f"{name} was {in_words(old, name)} and is {in_words(new, name)}"
+        for name in new
+        if name in old and old[name] != new[name]
+    ]
+    if before[-1].get("device") != now["device"] and not changed:
+        changed = [f"it ran on {before[-1].get('device')} and runs on {now['device']}"]
+    if changed:
+        warnings.warn(f"{'; '.join(changed)}: the run goes on, but bits may differ", stacklevel=2)
