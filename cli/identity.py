@@ -30,7 +30,7 @@ def make_experiment(kind: str, setting: Setting, title: str, source: str = "") -
     """The experiment of a command line; `source` is the sha256 of the checkpoint that it reads."""
     options = setting.options
     values = effective(options.values, setting)
-    usual = effective({**options.values, **options.usual}, setting)
+    usual = effective({**options.values, **options.usual}, setting) | {"processes": 1}
     identity = identity_of({name: values[name] for name in in_force(options) & values.keys()})
     titled = IN_TITLE | set(chosen_views(options.values))
     unusual = [

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from helper.errors import UserError
 from helper.files import write_json
-from runs import checkpoint
+from runs import checkpoint, logs
 from runs.experiment import Experiment
 
 SCHEMA = 2  # of run.json and resume.pth; files without one are of the first release
@@ -62,7 +62,7 @@ class RunFolder:
         if summary.get("status") == FINISHED:
             return FINISHED
         if not self.resume_file.exists():  # within its first epoch a run has nothing to lose
-            if any(self.path.glob("ckpt_epoch_*.pth")):
+            if len(logs.read_lines(self.path / "metrics.jsonl")) > 1:
                 raise UserError(
                     f"{self.path} holds a run whose resume.pth is gone: {START_ANEW}, "
                     "another --save_dir to leave it"

@@ -89,7 +89,9 @@ def test_several_processes_train_as_one_does(processes, alone, teacher, tmp_path
     assert runs(tmp_path).keys() == runs(alone).keys()
     for name, folder in runs(tmp_path).items():
         assert_same(runs(alone)[name], folder)
-        assert json.loads((folder / "run.json").read_text())["processes"] == processes
+        assert (
+            json.loads((folder / "run.json").read_text())["provenance"][0]["processes"] == processes
+        )
     assert done.stdout.count("objective: ") == len(METHODS)  # one process speaks
 
 

@@ -12,6 +12,7 @@ from dataset import DATASETS
 from dataset.imagenet import MEAN, STD
 from dataset.stream import StreamLoader
 from helper.errors import UserError
+from tests.conftest import only
 
 BAD = "train/n02/broken.JPEG"
 HOW = "--dataset imagenet --data_dir images --image_size 32 --batch_size 4 --num_workers 0"
@@ -116,9 +117,9 @@ def test_a_broken_file_is_skipped_named_once_and_counted(broken, capsys):
         StreamLoader(data, "train", 4, 3, "cpu", rank=0, ranks=2)
 
 
-def test_teacher_and_student_train(run, root, capsys):
+def test_teacher_and_student_train(run, root, tmp_path, capsys):
     run(f"train_teacher {HOW} --epochs 1")
-    path = "save/models/ResNet18_images_trial_1/ckpt_epoch_1.pth"
+    path = only(tmp_path / "save/models") / "ckpt_epoch_1.pth"
     run(f"train_student {HOW} --path_t {path} --model_t ResNet18 --model_s MobileNetV1 --epochs 1")
     assert "MobileNetV1: last" in capsys.readouterr().out
 
@@ -130,8 +131,8 @@ def test_resumed_as_if_never_stopped(run, root, tmp_path, monkeypatch):
     run(f"{line} --save_dir whole")
     finish = Run.finish_epoch
 
-    def stop(self, epoch, *rest):
-        finish(self, epoch, *rest)
+    def stop(self, *arguments):
+        finish(self, *arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

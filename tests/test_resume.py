@@ -141,16 +141,6 @@ def test_a_finished_run_is_left_alone(whole, capfd):
     assert before == {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
 
 
-def test_another_teacher_is_noticed(run, fails, tmp_path):
-    teacher_in(tmp_path)
-    run(LINE)
-    folder = only(tmp_path / "save" / "student_model")
-    summary = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**summary, "status": "running"}))
-    torch.save({"model": MODELS["resnet8"](4).state_dict()}, tmp_path / "teacher.pth")
-    assert "the teacher is not that of the run any more" in fails(f"{LINE} --resume")
-
-
 def test_stopped_by_ctrl_c(tmp_path):
     teacher_in(tmp_path)
     process = command(tmp_path, LINE.replace("--epochs 3", "--epochs 500"))

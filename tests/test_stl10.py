@@ -160,5 +160,5 @@ def test_a_probe_runs_on_it(files, offline, tmp_path, probed):
     write(tmp_path / "data", files[0])
     accuracy = probed(f"--dataset stl10 --data_dir {tmp_path / 'data'} --trial 1")
     assert 0 <= accuracy <= 100
-    (folder,) = tmp_path.glob("save/linear_probe/*_to_stl10_trial_1")
+    (folder,) = tmp_path.glob("save/linear_probe/*_to_stl10_epochs_1_trial_1")
     assert (folder / "wrn_16_2_last.pth").exists()

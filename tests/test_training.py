@@ -68,7 +68,9 @@ def test_a_run_leaves_what_it_promises(run, tmp_path, capsys):
     assert stored["options"]["batch_size"] == 16
     assert stored["origin"]["batch_size"] == "typed"
     assert stored["seed"] == 1
-    assert stored["versions"]["torch"] == torch.__version__
+    (began,) = stored["provenance"]
+    assert began["versions"]["torch"] == torch.__version__
+    assert began["processes"] == 1
 
     content = checkpoint.load(folder / "resnet8_best.pth")
     assert content["epoch"] == stored["best"]["epoch"]
@@ -98,7 +100,7 @@ def test_tensorboard_has_every_number(run, tmp_path):
 def test_teacher_student_and_probe(teacher, run, tmp_path, capsys):
     run(f"{STUDENT} --epochs 2 --sdd 1,2 --logit_stand --trial 3 --seed 9")
     out = capsys.readouterr().out
-    assert out.index("teacher resnet8: ") < out.index("objective: 0.1*CE + 9*KD(T=2)")
+    assert out.index("objective: 0.1*CE + 9*KD(T=2)") < out.index("teacher:   resnet8, ")
     folder = only(tmp_path / "save" / "student_model")
     teacher_sha = files.sha256(tmp_path / TEACHER)[:8]
     assert folder.name.startswith(
@@ -312,6 +314,7 @@ def test_seeds_and_devices():
 def test_wandb_gets_every_epoch(run, monkeypatch):
     logged, calls = [], []
     wandb = types.SimpleNamespace(
+        id="an id",
         init=lambda **how: calls.append(how) or wandb,
         log=logged.append,
         finish=lambda: calls.append("finish"),
