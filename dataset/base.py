@@ -1,8 +1,9 @@
-"""What a data set is, and what a batch of one is. N samples, K classes, B batch."""
+"""What a data set is, how one is registered, and what a batch is. N samples, K classes, B batch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +46,41 @@ class DataSet:
     @property
     def image_size(self) -> int:
         return self.train.images.shape[-1]
+
+
+class DataSource:
+    """Base of what is registered in DATASETS: a subclass has `Options` and implements `load`.
+
+    The other attributes say what belongs to this data where the command line says nothing; the
+    defaults change nothing.
+    """
+
+    networks: Mapping[str, str] = {}  # name on the command line -> network built for this data
+    teacher: str | None = None  # network to take where no teacher is named
+    student: str | None = None  # network to train where none is named
+    warmup: int | None = None  # epochs, for methods that have a warm-up
+
+    @dataclass(frozen=True)
+    class Options:
+        """Flags of this data set, see `helper.options.option`."""
+
+    @staticmethod
+    def load(options: Any) -> Any:
+        """Its Options -> a DataSet or a StreamedSet. Raises UserError where the data is missing."""
+        raise NotImplementedError("a data set implements load(options)")
+
+    @staticmethod
+    def recipe(typed: Mapping[str, Any]) -> dict[str, Any]:
+        """Training options and their values for this data, given those typed by the user."""
+        return {}
+
+    @staticmethod
+    def pretrained(name: str) -> Path | None:
+        """Checkpoint with published weights of a network; None for data without any.
+
+        Raises UserError where the weights exist and cannot be had.
+        """
+        return None
 
 
 def check_size(image_size: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from dataset import DATASETS
-from dataset.base import DataSet, Split
+from dataset.base import DataSet, DataSource, Split
 from helper.errors import UserError
 from helper.options import option
 
@@ -20,7 +20,7 @@ class CifarOptions:
 
 
 @DATASETS.register("cifar10")
-class Cifar10:
+class Cifar10(DataSource):
     """60,000 photographs of 32x32 in 10 classes (Krizhevsky 2009), downloaded."""
 
     Options = CifarOptions
@@ -32,7 +32,7 @@ class Cifar10:
 
 
 @DATASETS.register("cifar100")
-class Cifar100:
+class Cifar100(DataSource):
     """60,000 photographs of 32x32 in 100 classes (Krizhevsky 2009), downloaded."""
 
     Options = CifarOptions

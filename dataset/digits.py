@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from dataset import DATASETS
-from dataset.base import DataSet, Split, check_size, mean_and_std
+from dataset.base import DataSet, DataSource, Split, check_size, mean_and_std
 from helper.errors import UserError
 from helper.options import option, positive
 
@@ -17,7 +17,7 @@ BRIGHTEST = 16  # pixels are 0..16
 
 
 @DATASETS.register("digits")
-class Digits:
+class Digits(DataSource):
     """1,797 handwritten digits that come with scikit-learn (UCI, 1998), no download.
 
     The first half trains and the second half, by other writers, tests.

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from dataset import DATASETS
-from dataset.base import DataSet, Split, check_size, mean_and_std
+from dataset.base import DataSet, DataSource, Split, check_size, mean_and_std
 from helper.errors import UserError
 from helper.options import option, positive
 
@@ -14,7 +14,7 @@ SEED = 20_200_501  # of the images; neither the run's seed nor the global genera
 
 
 @DATASETS.register("fake")
-class Fake:
+class Fake(DataSource):
     """Invented images that can be learned, for tests.
 
     Each class has a colour and a coarse pattern; noise hides them in part.

@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from dataset import DATASETS
-from dataset.base import DataSet, Split, check_size, mean_and_std
+from dataset.base import DataSet, DataSource, Split, check_size, mean_and_std
 from helper.errors import UserError
 from helper.options import option, positive
 
@@ -41,7 +41,7 @@ class Files(NamedTuple):
 
 
 @DATASETS.register("folder")
-class Folder:
+class Folder(DataSource):
     """Any folder of images: train/CLASS/IMAGE and val/CLASS/IMAGE or test/CLASS/IMAGE.
 
     Class names are those of train/; mean and std are inferred from the training images.

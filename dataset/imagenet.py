@@ -9,7 +9,7 @@ from urllib.error import URLError
 import torch
 
 from dataset import DATASETS
-from dataset.base import check_size
+from dataset.base import DataSource, check_size
 from dataset.folder import class_names, list_files, split_folders
 from dataset.stream import StreamedSet
 from helper.errors import UserError
@@ -20,7 +20,7 @@ BATCH, RATE = 512, 0.2  # the rate grows with the batch
 
 
 @DATASETS.register("imagenet")
-class ImageNet:
+class ImageNet(DataSource):
     """ImageNet (Russakovsky et al., IJCV 2015): train/CLASS/IMAGE and val/CLASS/IMAGE, of any size.
 
     The networks are torchvision's, and so are their published weights: ResNet34 as a teacher needs

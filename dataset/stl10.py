@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from dataset import DATASETS
-from dataset.base import DataSet, Split, check_size
+from dataset.base import DataSet, DataSource, Split, check_size
 from dataset.cifar import complaint
 from dataset.folder import square
 from helper.errors import UserError
@@ -24,7 +24,7 @@ CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "
 
 
 @DATASETS.register("stl10")
-class Stl10:
+class Stl10(DataSource):
     """13,000 labelled photographs of 96x96 in 10 classes (Coates et al. 2011), downloaded.
 
     The download has 2.6 GB, most of them unlabelled photographs. Those are not used: once unpacked,

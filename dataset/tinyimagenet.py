@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataset import DATASETS
-from dataset.base import DataSet
+from dataset.base import DataSet, DataSource
 from dataset.folder import Folder
 from helper.errors import UserError
 from helper.options import option, positive
@@ -18,7 +18,7 @@ MEAN, STD = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
 
 
 @DATASETS.register("tinyimagenet")
-class TinyImageNet:
+class TinyImageNet(DataSource):
     """110,000 photographs of 64x64 in 200 classes (Le & Yang 2015): sh data/get_tinyimagenet.sh.
 
     The labelled val/ tests; the published test/ has no labels and is not looked at.

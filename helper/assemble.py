@@ -69,9 +69,9 @@ def teacher_path(options: Resolved) -> Path:
     """Checkpoint of the teacher: the given one, else the published one, fetched."""
     if options.path_t:
         return Path(options.path_t)
-    entry = DATASETS[options.dataset]
-    if hasattr(entry, "pretrained"):
-        return in_turn(lambda: entry.pretrained(options.model_t))
+    published = in_turn(lambda: DATASETS[options.dataset].pretrained(options.model_t))
+    if published:
+        return published
     if options.dataset != teachers.DATASET:
         raise UserError(
             f"the published teachers know {teachers.DATASET}, not {options.dataset}: train one "

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from dataset import DATASETS
+from dataset.base import DataSource
 from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import LogitDistiller
 from helper import checkpoint, config, distributed, teachers
@@ -118,7 +119,7 @@ def parse_student(argv: Sequence[str]) -> Resolved:
     name = typed.get("distill", StudentOptions.distill)
     method, views = METHODS[name], chosen_views(typed)
     teacher, data = teacher_name(typed), data_layer(typed, "model_s")
-    if method.recipe.warmup and hasattr(data_set(typed), "warmup"):
+    if method.recipe.warmup and data_set(typed).warmup is not None:
         data[1]["warmup"] = data_set(typed).warmup
     pair = {}
     if not typed.get("no_pair_defaults"):
@@ -146,24 +147,20 @@ def parse_student(argv: Sequence[str]) -> Resolved:
     return options
 
 
-def data_set(typed: Mapping[str, Any]) -> type:
+def data_set(typed: Mapping[str, Any]) -> type[DataSource]:
     """The data set of a command line."""
     return DATASETS[typed.get("dataset", DataOptions.dataset)]
 
 
 def data_layer(typed: Mapping[str, Any], trained: str) -> tuple[str, dict[str, Any]]:
-    """What a data set has in the recipe's place; `trained` is the flag of the trained network.
-
-    A data set may have a static `recipe(typed)`: option -> value, a `warmup` for methods that have
-    one, and a `student` and a `teacher`, the networks to take where none is named.
-    """
+    """What a data set has in the recipe's place; `trained` is the flag of the trained network."""
     entry = data_set(typed)
-    layer = entry.recipe(typed) if hasattr(entry, "recipe") else {}
+    layer = entry.recipe(typed)
     if "lr_decay_epochs" in layer:
         of = layer["epochs"]
         decays = in_proportion(layer["lr_decay_epochs"], of, typed.get("epochs", of))
         layer["lr_decay_epochs"] = decays
-    if hasattr(entry, "student"):
+    if entry.student:
         layer[trained] = entry.student
     name = typed.get("dataset", DataOptions.dataset)
     return f"recipe of {name}", layer
@@ -178,8 +175,7 @@ def has_effect(view: type, method: type, options: Resolved) -> bool:
 def teacher_name(typed: dict[str, Any]) -> str:
     """The teacher's network: the one typed, else the one its checkpoint is of, else the default."""
     if typed.get("model_t") or not typed.get("path_t"):
-        usual = getattr(data_set(typed), "teacher", teachers.DEFAULT)
-        return typed.get("model_t") or usual
+        return typed.get("model_t") or data_set(typed).teacher or teachers.DEFAULT
     return checkpoint.network_of(typed["path_t"], "--model_t")
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from dataset import DATASETS
-from dataset.base import DataSet, mean_and_std
+from dataset.base import DataSet, DataSource, mean_and_std
 from dataset.folder import Files, Folder, content_key, open_image, square
 from dataset.loader import Loader
 from helper.errors import UserError
@@ -37,6 +37,23 @@ def one_line(error) -> str:
 
 def test_registry():
     assert set(NAMES) <= set(DATASETS)
+    assert all(issubclass(DATASETS[name], DataSource) for name in DATASETS)
+    with pytest.raises(ValueError, match="'mine' is no subclass of dataset.base.DataSource"):
+        DATASETS.register("mine")(object)
+
+
+def test_a_source_of_no_more_than_images_changes_no_default():
+    class Bare(DataSource):
+        pass
+
+    assert (Bare.teacher, Bare.student, Bare.warmup) == (None, None, None)
+    assert not Bare.networks
+    assert Bare.recipe({"epochs": 3}) == {}
+    assert Bare.recipe({}) is not Bare.recipe({})  # a caller may fill it
+    assert Bare.pretrained("resnet8") is None
+    assert fields(Bare.Options()) == ()
+    with pytest.raises(NotImplementedError, match="implements load"):
+        Bare.load(Bare.Options())
 
 
 @pytest.mark.parametrize("name", NAMES)
