@@ -38,6 +38,7 @@ class Files(NamedTuple):
 
     paths: list[str]
     labels: list[int]
+    root: str = ""  # folder of the split, with which each path begins
 
 
 @DATASETS.register("folder")
@@ -142,7 +143,7 @@ def list_files(folder: Path, classes: tuple[str, ...]) -> Files:
             )
         paths += found
         labels += [label] * len(found)
-    return Files(paths, labels)
+    return Files(paths, labels, str(folder))
 
 
 def content_key(root: Path, splits: list[Files], size: int | None) -> str:

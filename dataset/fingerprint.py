@@ -1,0 +1,52 @@
+"""A hash of a data set: two runs on data of the same fingerprint see the same images and labels."""
+
+import hashlib
+import json
+import os
+
+from torch import Tensor
+
+from dataset.base import DataSet
+from dataset.folder import Files
+from dataset.stream import StreamedSet
+from helper.errors import UserError
+
+
+def fingerprint(data: DataSet | StreamedSet) -> str:
+    """sha256 (hex) of everything in the data that changes a number; where it lies does not count.
+
+    Images in memory: pixels and labels of both splits, class names, mean, std, padding, flip.
+    Image files: the names, sizes in bytes and labels of both splits, class names, mean, std,
+    image_size. The files are not read, so a change that keeps a file's name and size goes unseen.
+    """
+    digest = hashlib.sha256()
+    if isinstance(data, DataSet):
+        _add(digest, "in memory", data.padding, data.flip)
+        for tensor in (data.train.images, data.train.labels, data.test.images, data.test.labels):
+            _add_tensor(digest, tensor)
+    else:
+        _add(digest, "files", data.image_size)
+        _add_files(digest, data.train)
+        _add_files(digest, data.test)
+    _add(digest, data.classes, *([float(x) for x in values] for values in (data.mean, data.std)))
+    return digest.hexdigest()
+
+
+def _add(digest, *values) -> None:
+    digest.update(json.dumps(values).encode() + b"\n")
+
+
+def _add_tensor(digest, tensor: Tensor) -> None:
+    _add(digest, tuple(tensor.shape), str(tensor.dtype))
+    digest.update(memoryview(tensor.detach().cpu().contiguous().numpy()))
+
+
+def _add_files(digest, files: Files) -> None:
+    _add(digest, len(files.paths))
+    for path, label in zip(files.paths, files.labels, strict=True):
+        try:
+            size = os.stat(path).st_size
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        name = path.removeprefix(files.root).lstrip(os.sep).replace(os.sep, "/")
+        digest.update(b"%b\0%d %d\n" % (os.fsencode(name), label, size))
