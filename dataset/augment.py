@@ -11,7 +11,8 @@ from torch import Tensor
 
 MASK = 0xFFFFFFFF
 GOLDEN = 0x9E3779B9  # 2**32 / golden ratio: keeps the hash of zeros away from zero
-# What a number is drawn for; each has its own sequence. 4 is `stream`'s, 100 on `autoaugment`'s.
+# What a number is drawn for; each has its own sequence. 4 is `stream`'s, 5 `subset`'s and 100 on
+# `autoaugment`'s.
 ORDER, TOP, LEFT, MIRROR = range(4)
 
 
