@@ -9,6 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# Raised whenever the same (seed, epoch, sample) would give other pixels: here, in `autoaugment` or
+# in `stream`. Part of an experiment's identity: results of two versions are not results of one.
+AUGMENTATION_VERSION = 1
 MASK = 0xFFFFFFFF
 GOLDEN = 0x9E3779B9  # 2**32 / golden ratio: keeps the hash of zeros away from zero
 # What a number is drawn for; each has its own sequence. 4 is `stream`'s, 5 `subset`'s and 100 on

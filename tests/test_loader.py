@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from dataset.augment import (
+    AUGMENTATION_VERSION,
     Views,
     blank,
     choose,
@@ -227,7 +228,8 @@ def test_the_hash_is_murmur3_and_the_same_for_ints_and_tensors():
 
 
 def test_the_choices_of_this_version_are_kept():
-    """A checkpoint resumed by a later version has to go on with the same pixels."""
+    """A checkpoint resumed later has to go on with the same pixels; others need a new version."""
+    assert AUGMENTATION_VERSION == 1
     assert order(1, 2, 10).tolist() == [3, 6, 1, 7, 9, 4, 5, 0, 8, 2]
     top, left, mirror = choose(1, 2, torch.arange(6), padding=4, flip=True)
     assert top.tolist() == [0, 2, 4, 3, 0, 8]
