@@ -4,6 +4,7 @@ Decoded images are kept in a cache file. Its name is a hash of the names and the
 files, so a changed pixel can never be answered with an old file. N images of S x S.
 """
 
+import concurrent.futures
 import hashlib
 import io
 import multiprocessing
@@ -11,21 +12,22 @@ import os
 import sys
 import tempfile
 import zipfile
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from dataset import DATASETS
 from dataset.base import DataSet, DataSource, Split, check_size, mean_and_std
 from helper.errors import UserError
 from helper.options import option, positive
+
+if TYPE_CHECKING:  # Pillow is imported where an image is read, which a command's --help never does
+    from PIL import Image
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 LARGEST = 64  # size that larger images get when nobody asks for one: the set has to fit in memory
@@ -186,11 +188,12 @@ def decode(paths: list[str], size: int | None) -> np.ndarray:
     return images
 
 
-def workers() -> Executor:
+def workers() -> concurrent.futures.Executor:
     """One process a core where they start fast. Threads gain little: most of the time is Python."""
     if "fork" in multiprocessing.get_all_start_methods():
-        return ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork"))
-    return ThreadPoolExecutor(os.cpu_count())
+        fork = multiprocessing.get_context("fork")
+        return concurrent.futures.ProcessPoolExecutor(os.cpu_count(), fork)
+    return concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
 
 def decode_group(paths: list[str], size: int, common: tuple[int, int] | None) -> np.ndarray:
@@ -207,8 +210,10 @@ def decode_group(paths: list[str], size: int, common: tuple[int, int] | None) ->
     return images
 
 
-def open_image(path: str) -> Image.Image:
+def open_image(path: str) -> "Image.Image":
     """A decoded RGB image; UserError that names the file if that is impossible."""
+    from PIL import Image, UnidentifiedImageError
+
     data = read_file(path)
     try:
         image = Image.open(io.BytesIO(data))
@@ -224,13 +229,15 @@ def open_image(path: str) -> Image.Image:
         raise UserError(f"{path} is no readable image ({reason}): repair or remove it") from error
 
 
-def square(image: Image.Image, size: int) -> Image.Image:
+def square(image: "Image.Image", size: int) -> "Image.Image":
     """Scale the shorter side to `size` and cut out the middle."""
+    from PIL.Image import Resampling
+
     width, height = image.size
     if min(width, height) != size:
         scale = size / min(width, height)
         width, height = max(size, round(width * scale)), max(size, round(height * scale))
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = image.resize((width, height), Resampling.BILINEAR)
     left, top = (width - size) // 2, (height - size) // 2
     return image.crop((left, top, left + size, top + size))
 

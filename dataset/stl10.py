@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from dataset import DATASETS
 from dataset.base import DataSet, DataSource, Split, check_size
@@ -64,6 +63,8 @@ def labelled_part() -> type:
 
 def split(source, size: int) -> Split:
     """The images of a split scaled to `size`, antialiased, as transforms.Resize does it."""
+    from PIL import Image
+
     images = np.empty((len(source.data), 3, size, size), dtype=np.uint8)  # (N, 3, S, S)
     for place, pixels in enumerate(source.data):
         image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))

@@ -5,6 +5,8 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import urllib.error
 from dataclasses import fields, replace
@@ -106,6 +108,18 @@ def test_mean_and_std_are_exact():
     assert mean == pytest.approx(numbers.mean(1).tolist(), abs=1e-12)
     assert std[:2] == pytest.approx(numbers.std(1, correction=0).tolist()[:2], abs=1e-12)
     assert std[2] == 1 / 255  # and not 0: normalising divides by it
+
+
+def test_importing_data_sets_and_networks_imports_nothing_slow():
+    """What a command's --help waits for: torch, and no package that only some runs need."""
+    code = "import torch, sys; old = {*sys.modules}; import dataset, models"
+    code += "; print(*{*sys.modules} - old)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    new = set(done.stdout.split())
+    assert {"dataset.folder", "dataset.stream", "models.any"} <= new
+    slow = {"PIL", "torchvision", "timm", "sklearn", "scipy", "pandas", "multiprocessing.pool"}
+    slow |= {"concurrent.futures.process", "torch._dynamo", "torch._inductor"}
+    assert not new & slow
 
 
 # digits
