@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 
 from dataset import DATASETS
 from dataset.base import DataSet, DataSource, mean_and_std
-from dataset.folder import Files, Folder, content_key, open_image, square
+from dataset.folder import Files, Folder, content_key, open_image, resize_and_center_crop
 from dataset.loader import Loader
 from helper.errors import UserError
 from helper.options import Parser
@@ -393,11 +393,13 @@ def test_a_palette_with_many_transparent_colours_brings_no_warning(tmp_path):
 def test_square_scales_the_shorter_side_and_keeps_the_middle():
     stripes = np.zeros((16, 48, 3), np.uint8)
     stripes[:, 16:32] = 255  # the middle third is white
-    assert (np.asarray(square(Image.fromarray(stripes), 16)) == 255).all()
-    middle = np.asarray(square(Image.fromarray(stripes.transpose(1, 0, 2).copy()), 8))
+    assert (np.asarray(resize_and_center_crop(Image.fromarray(stripes), 16)) == 255).all()
+    middle = np.asarray(
+        resize_and_center_crop(Image.fromarray(stripes.transpose(1, 0, 2).copy()), 8)
+    )
     assert middle.shape == (8, 8, 3)
     assert (middle[1:-1] == 255).all()
-    assert square(Image.fromarray(random_image(0, 9, 13)), 32).size == (32, 32)
+    assert resize_and_center_crop(Image.fromarray(random_image(0, 9, 13)), 32).size == (32, 32)
 
 
 def test_image_size_brings_different_sizes_together(images):
