@@ -103,6 +103,12 @@ class Tap(NamedTuple):
     side: str  # "input" or "output"
     relu: bool = False  # the network applies ReLU by a function, which no hook sees
 
+    @property
+    def label(self) -> str:
+        """The module for a message: 'layer1', or 'relu[2]' for the third call of one module."""
+        name = f"{self.name}[{self.number}]" if self.number else self.name
+        return f"relu of {name}" if self.relu else name
+
 
 class Wrapped(Classifier):
     """A network whose stages, last map, pooled vector and classifier are found in a forward pass.
@@ -137,6 +143,7 @@ class Wrapped(Classifier):
         self._last_map, min_area = find_last_map(calls, head.input)
         self._stem, stages = find_stages(calls, min_area)
         self._stages = tuple(Tap(c.name, c.number, "output") for c in stages)
+        self._stage_shapes = tuple(tuple(c.output.shape[1:]) for c in stages)  # (C, H, W) each
         self._preacts = tuple(find_preact(calls, c) for c in stages)
         after = calls[calls.index(stages[-1]) + 1 :] if stages else [head]
         self._after_stages = {call.name for call in after if call.number == 0}
@@ -144,6 +151,14 @@ class Wrapped(Classifier):
     @property
     def head(self):
         return self.network.get_submodule(self.head_name)
+
+    def describe(self) -> str:
+        """'stages: layer1 (64, 8, 8), layer2 (128, 4, 4); last map layer2; classifier fc'"""
+        shapes = (str(shape) for shape in self._stage_shapes)
+        stages = [f"{tap.label} {shape}" for tap, shape in zip(self._stages, shapes)]
+        last_map = f"last map {self._last_map.label}" if self._last_map else "no last map"
+        found = f"stages: {', '.join(stages)}" if stages else "no stages"
+        return f"{found}; {last_map}; classifier {self.head_name}"
 
     def train(self, mode: bool = True):
         super().train(mode)

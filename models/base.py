@@ -107,6 +107,10 @@ class Classifier(nn.Module):
         excluded = {self.head_name, *self.not_features}
         return [p for name, p in self.named_parameters() if name.split(".")[0] not in excluded]
 
+    def describe(self) -> str:
+        """One line on the features found in a network from elsewhere; "" for a network of ours."""
+        return ""
+
     def preact_norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """The BatchNorm whose output is in each of `preacts`, for OFD's margins.
 
