@@ -14,16 +14,19 @@ MIN_SIZE = 8  # pixels a side; the networks halve an image at least twice
 
 
 class Batch(NamedTuple):
-    """Where a run has several processes, each has a share b of the B images, in their order."""
+    """What the networks and losses of one step see.
+
+    Where a run has several processes, each has its own share b of the B images, and all labels.
+    """
 
     images: Tensor  # (b, 3, H, W), augmented and normalised
     labels: Tensor  # (B,)
-    index: Tensor  # (B,) place of each sample in its split
+    index: Tensor  # (B,) number of each sample in its split
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one size and their labels."""
+    """All images of a split, of one size, and their labels."""
 
     images: Tensor  # (N, 3, H, W) uint8
     labels: Tensor  # (N,) int64
@@ -31,7 +34,7 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A training and a test split, and how their images are shown to a network."""
+    """A data set in memory: a training and a test split, and how the images are augmented."""
 
     name: str
     train: Split
@@ -40,8 +43,8 @@ class DataSet:
     mean: tuple[float, float, float]  # of images in [0, 1]
     std: tuple[float, float, float]
     padding: int = 4  # black border from which a training crop of the image's size is cut
-    flip: bool = True  # whether half of the training images are mirrored
-    networks: Mapping[str, str] = field(default_factory=dict)  # what a name means for this data
+    flip: bool = True  # whether half of the training images are flipped
+    networks: Mapping[str, str] = field(default_factory=dict)  # see `DataSource`
 
     @property
     def image_size(self) -> int:
@@ -83,7 +86,7 @@ class DataSource:
         return None
 
 
-def check_size(image_size: int) -> None:
+def check_image_size(image_size: int) -> None:
     """UserError unless images of this size can be trained on."""
     if image_size < MIN_SIZE:
         raise UserError(
@@ -92,7 +95,7 @@ def check_size(image_size: int) -> None:
 
 
 def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of each channel, over all pixels, for images in [0, 1]; exact, from histograms.
+    """Mean and std of each channel over all pixels, scaled to [0, 1]; exact, from histograms.
 
     images: (N, 3, H, W) uint8. A channel of one value gets a std of 1/255 instead of 0.
     """

@@ -28,7 +28,7 @@ class Cifar10(DataSource):
     @staticmethod
     def load(options: CifarOptions) -> DataSet:
         mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-        return load("CIFAR10", options, mean, std)
+        return load_cifar("CIFAR10", options, mean, std)
 
 
 @DATASETS.register("cifar100")
@@ -40,10 +40,10 @@ class Cifar100(DataSource):
     @staticmethod
     def load(options: CifarOptions) -> DataSet:
         mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-        return load("CIFAR100", options, mean, std)
+        return load_cifar("CIFAR100", options, mean, std)
 
 
-def load(kind: str, options: CifarOptions, mean, std) -> DataSet:
+def load_cifar(kind: str, options: CifarOptions, mean, std) -> DataSet:
     """Read torchvision's CIFAR10 or CIFAR100; UserError if it is neither there nor to be had."""
     from helper.vision import torchvision  # a second to import: only when asked for
 
@@ -53,16 +53,17 @@ def load(kind: str, options: CifarOptions, mean, std) -> DataSet:
         train = source(options.data_dir, train=True, download=True)
         test = source(options.data_dir, train=False)
     except (OSError, RuntimeError, EOFError) as error:
-        raise UserError(complaint(source, Path(options.data_dir), error)) from error
-    return DataSet(kind.lower(), split(train), split(test), tuple(train.classes), mean, std)
+        raise UserError(explain_failure(source, Path(options.data_dir), error)) from error
+    return DataSet(kind.lower(), to_split(train), to_split(test), tuple(train.classes), mean, std)
 
 
-def split(source) -> Split:
+def to_split(source) -> Split:
+    """torchvision's CIFAR split, whose images are (N, 32, 32, 3), as ours."""
     images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()  # (N, 3, 32, 32)
     return Split(images, torch.tensor(source.targets))
 
 
-def complaint(source, root: Path, error: Exception) -> str:
+def explain_failure(source, root: Path, error: Exception) -> str:
     """Which file is missing or damaged, why no other could be had, and the ways out."""
     from torchvision.datasets.utils import check_integrity
 

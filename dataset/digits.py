@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from dataset import DATASETS
-from dataset.base import DataSet, DataSource, Split, check_size, mean_and_std
+from dataset.base import DataSet, DataSource, Split, check_image_size, mean_and_std
 from helper.errors import UserError
 from helper.options import option, positive
 
-BRIGHTEST = 16  # pixels are 0..16
+MAX_PIXEL = 16  # pixels are 0..16
 
 
 @DATASETS.register("digits")
@@ -30,13 +30,13 @@ class Digits(DataSource):
     @staticmethod
     def load(options: Options) -> DataSet:
         size = options.image_size
-        check_size(size)
+        check_image_size(size)
         try:
             from sklearn.datasets import load_digits
         except ImportError:
             raise UserError("the digits come with scikit-learn: pip install scikit-learn") from None
         digits = load_digits()
-        grey = torch.from_numpy(digits.images).float()[:, None] * (255 / BRIGHTEST)  # (N, 1, 8, 8)
+        grey = torch.from_numpy(digits.images).float()[:, None] * (255 / MAX_PIXEL)  # (N, 1, 8, 8)
         grey = F.interpolate(grey, (size, size), mode="bilinear", align_corners=False)
         images = grey.round().to(torch.uint8).repeat(1, 3, 1, 1)  # (N, 3, S, S)
         labels = torch.from_numpy(digits.target).long()
@@ -44,5 +44,5 @@ class Digits(DataSource):
         train, test = Split(images[:half], labels[:half]), Split(images[half:], labels[half:])
         mean, std = mean_and_std(train.images)
         names = tuple(map(str, digits.target_names))
-        # A border of one of the 8 pixels; a mirrored digit is no digit.
+        # The border is one of the 8 pixels wide; a flipped digit is no digit.
         return DataSet("digits", train, test, names, mean, std, padding=size // 8, flip=False)

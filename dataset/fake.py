@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from dataset import DATASETS
-from dataset.base import DataSet, DataSource, Split, check_size, mean_and_std
+from dataset.base import DataSet, DataSource, Split, check_image_size, mean_and_std
 from helper.errors import UserError
 from helper.options import option, positive
 
@@ -31,7 +31,7 @@ class Fake(DataSource):
     @staticmethod
     def load(options: Options) -> DataSet:
         size, classes = options.image_size, options.fake_classes
-        check_size(size)
+        check_image_size(size)
         if options.fake_size < classes:
             raise UserError(
                 f"--fake_size {options.fake_size} is fewer than --fake_classes {classes}: "

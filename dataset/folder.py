@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from dataset import DATASETS
-from dataset.base import DataSet, DataSource, Split, check_size, mean_and_std
+from dataset.base import DataSet, DataSource, Split, check_image_size, mean_and_std
 from helper.errors import UserError
 from helper.options import option, positive
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:  # Pillow is imported where an image is read, which a command'
     from PIL import Image
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-LARGEST = 64  # size that larger images get when nobody asks for one: the set has to fit in memory
-VERSION = 1  # of the decoding; a new one makes old cache files unused
-TOGETHER = 64  # images a process decodes before it reports
+MAX_SIZE = 64  # default size of larger images: the data set has to fit in memory
+DECODING_VERSION = 1  # raised when decoding changes: older cache files are not read
+DECODE_BATCH = 64  # images that a process decodes at a time
 
 
 class Files(NamedTuple):
@@ -56,7 +56,7 @@ class Folder(DataSource):
         image_size: int | None = option(
             None,
             "side of the squares that images are scaled and cut to (default: the one size that all "
-            f"of them have, {LARGEST} at most)",
+            f"of them have, {MAX_SIZE} at most)",
             parse=positive,
         )
         cache_dir: str = option("./data/cache", "folder for decoded images")
@@ -65,7 +65,7 @@ class Folder(DataSource):
     def load(options: Options) -> DataSet:
         root, size = Path(options.data_dir), options.image_size
         if size is not None:
-            check_size(size)
+            check_image_size(size)
         folders = split_folders(root)
         classes = class_names(*folders)
         splits = [list_files(folder, classes) for folder in folders]
@@ -85,12 +85,13 @@ class Folder(DataSource):
         return DataSet(root.resolve().name, train, test, classes, mean, std, padding=padding)
 
 
-def note(text: str) -> None:
+def print_note(text: str) -> None:
+    """A line for the user that is no warning."""
     print(text, file=sys.stderr)
 
 
 def split_folders(root: Path) -> tuple[Path, Path]:
-    """The folders to train on and to test on."""
+    """root -> the folders of the training and the test split."""
     if not root.is_dir():
         raise UserError(
             f"no folder {root}: name the one that holds train/ and val/ with --data_dir"
@@ -101,7 +102,7 @@ def split_folders(root: Path) -> tuple[Path, Path]:
     if not found:
         raise UserError(f"neither val/ nor test/ in {root}: one of them is needed to test on")
     if len(found) == 2:
-        note(f"{root} has val/ and test/: val/ is used, test/ is not looked at")
+        print_note(f"{root} has val/ and test/: val/ is used, test/ is not looked at")
     return root / "train", found[0]
 
 
@@ -116,7 +117,7 @@ def class_names(train: Path, test: Path) -> tuple[str, ...]:
         raise UserError(f"no class folders in {train}: images belong in {train}/CLASS/IMAGE")
     if ours != theirs:
         only = [
-            f"only in {s.name}/: {listed(d)}"
+            f"only in {s.name}/: {shortened(d)}"
             for s, d in ((train, ours - theirs), (test, theirs - ours))
             if d
         ]
@@ -124,9 +125,10 @@ def class_names(train: Path, test: Path) -> tuple[str, ...]:
     return tuple(sorted(ours))
 
 
-def listed(names: set[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(sorted(names)[:most]) + more
+def shortened(names: set[str], limit: int = 5) -> str:
+    """'a, b, c, d, e and 7 more'"""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(sorted(names)[:limit]) + more
 
 
 def list_files(folder: Path, classes: tuple[str, ...]) -> Files:
@@ -149,8 +151,8 @@ def list_files(folder: Path, classes: tuple[str, ...]) -> Files:
 
 
 def content_key(root: Path, splits: list[Files], size: int | None) -> str:
-    """A hash of all that decoded images depend on: names, bytes, wanted size."""
-    total = hashlib.sha256(f"{VERSION} {LARGEST} {size}".encode())
+    """A hash of all that the decoded images depend on: file names, file contents, size."""
+    total = hashlib.sha256(f"{DECODING_VERSION} {MAX_SIZE} {size}".encode())
     for path in (path for files in splits for path in files.paths):
         data = read_file(path)
         total.update(os.fsencode(path.removeprefix(str(root))) + b"\0%d\0" % len(data))
@@ -171,16 +173,17 @@ def decode(paths: list[str], size: int | None) -> np.ndarray:
     common = None
     if size is None:
         common = open_image(paths[0]).size
-        size = min(*common, LARGEST)
-        check_size(size)
-        if min(common) > LARGEST:
-            note(f"images of {common[0]} x {common[1]} become {size} x {size}; see --image_size")
-    groups = [paths[i : i + TOGETHER] for i in range(0, len(paths), TOGETHER)]
+        size = min(*common, MAX_SIZE)
+        check_image_size(size)
+        if min(common) > MAX_SIZE:
+            width, height = common
+            print_note(f"images of {width} x {height} become {size} x {size}; see --image_size")
+    groups = [paths[i : i + DECODE_BATCH] for i in range(0, len(paths), DECODE_BATCH)]
     work = partial(decode_group, size=size, common=common)
     images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
     done = 0
     bar = tqdm(total=len(paths), desc="decoding", unit="image", disable=None)
-    with bar, workers() as pool:
+    with bar, worker_pool() as pool:
         for group in pool.map(work, groups):
             images[done : done + len(group)] = group
             done += len(group)
@@ -188,8 +191,8 @@ def decode(paths: list[str], size: int | None) -> np.ndarray:
     return images
 
 
-def workers() -> concurrent.futures.Executor:
-    """One process a core where they start fast. Threads gain little: most of the time is Python."""
+def worker_pool() -> concurrent.futures.Executor:
+    """A process for each core, or threads where processes cannot fork (slower: the GIL is busy)."""
     if "fork" in multiprocessing.get_all_start_methods():
         fork = multiprocessing.get_context("fork")
         return concurrent.futures.ProcessPoolExecutor(os.cpu_count(), fork)
@@ -197,7 +200,7 @@ def workers() -> concurrent.futures.Executor:
 
 
 def decode_group(paths: list[str], size: int, common: tuple[int, int] | None) -> np.ndarray:
-    """A few images as (M, 3, S, S) uint8; UserError if one differs from the common size."""
+    """A few images as (M, 3, S, S) uint8; UserError if one has not the `common` size, if given."""
     images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
     for place, path in enumerate(paths):
         image = open_image(path)
@@ -206,7 +209,7 @@ def decode_group(paths: list[str], size: int, common: tuple[int, int] | None) ->
                 f"images differ in size ({path} is {image.size[0]} x {image.size[1]}, the first is "
                 f"{common[0]} x {common[1]}): give --image_size"
             )
-        images[place] = np.asarray(square(image, size)).transpose(2, 0, 1)
+        images[place] = np.asarray(resize_and_center_crop(image, size)).transpose(2, 0, 1)
     return images
 
 
@@ -229,8 +232,8 @@ def open_image(path: str) -> "Image.Image":
         raise UserError(f"{path} is no readable image ({reason}): repair or remove it") from error
 
 
-def square(image: "Image.Image", size: int) -> "Image.Image":
-    """Scale the shorter side to `size` and cut out the middle."""
+def resize_and_center_crop(image: "Image.Image", size: int) -> "Image.Image":
+    """Resize the shorter side to `size`, then crop a square of that size from the center."""
     from PIL.Image import Resampling
 
     width, height = image.size
@@ -257,23 +260,23 @@ def read_cache(path: Path, counts: list[int]) -> list[np.ndarray] | None:
         reason = "unexpected content"
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error)
-    note(f"cache file {path} is broken ({reason}): decoding the images again")
+    print_note(f"cache file {path} is broken ({reason}): decoding the images again")
     return None
 
 
 def write_cache(path: Path, images: list[np.ndarray]) -> None:
     """Write under another name and rename, so that no reader ever sees half a file."""
-    half = None
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            half = Path(file.name)
+            temporary = Path(file.name)
             np.savez(file, train=images[0], test=images[1])
             file.flush()
             os.fsync(file.fileno())
-        os.replace(half, path)
+        os.replace(temporary, path)
     except OSError as error:
-        note(f"decoded images are not kept in {path}: {error}")
+        print_note(f"decoded images are not kept in {path}: {error}")
     finally:
-        if half is not None:
-            half.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

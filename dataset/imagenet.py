@@ -9,14 +9,14 @@ from urllib.error import URLError
 import torch
 
 from dataset import DATASETS
-from dataset.base import DataSource, check_size
+from dataset.base import DataSource, check_image_size
 from dataset.folder import class_names, list_files, split_folders
 from dataset.stream import StreamedSet
 from helper.errors import UserError
 from helper.options import option, positive
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BATCH, RATE = 512, 0.2  # the rate grows with the batch
+BATCH_SIZE, LEARNING_RATE = 512, 0.2  # the rate is proportional to the batch size
 
 
 @DATASETS.register("imagenet")
@@ -45,11 +45,11 @@ class ImageNet(DataSource):
 
     @staticmethod
     def recipe(typed: Mapping[str, Any]) -> dict[str, Any]:
-        """What the field trains on ImageNet with, beside what was typed."""
+        """The usual ImageNet recipe; the learning rate is for the batch size typed by the user."""
         return {
             "epochs": 100,
-            "batch_size": BATCH,
-            "learning_rate": RATE * typed.get("batch_size", BATCH) / BATCH,
+            "batch_size": BATCH_SIZE,
+            "learning_rate": LEARNING_RATE * typed.get("batch_size", BATCH_SIZE) / BATCH_SIZE,
             "lr_decay_epochs": (30, 60, 90),
             "weight_decay": 1e-4,
         }
@@ -57,20 +57,20 @@ class ImageNet(DataSource):
     @staticmethod
     def load(options: Options) -> StreamedSet:
         root = Path(options.data_dir)
-        check_size(options.image_size)
+        check_image_size(options.image_size)
         folders = split_folders(root)
         classes = class_names(*folders)
         train, test = (list_files(folder, classes) for folder in folders)
         return StreamedSet(
-            root.resolve().name,
-            train,
-            test,
-            classes,
-            MEAN,
-            STD,
-            options.image_size,
-            ImageNet.networks,
-            options.skip_corrupt,
+            name=root.resolve().name,
+            train=train,
+            test=test,
+            classes=classes,
+            mean=MEAN,
+            std=STD,
+            image_size=options.image_size,
+            networks=ImageNet.networks,
+            skip_corrupt=options.skip_corrupt,
         )
 
     @staticmethod

@@ -1,6 +1,6 @@
-"""The loader of all small images: the split lies on the device, no process brings it batches.
+"""The loader of images in memory: the whole split lies on the device, without worker processes.
 
-A split is one uint8 tensor. Some thousand images at a time are gathered, cropped and mirrored as
+A split is one uint8 tensor. Some thousand images at a time are gathered, cropped and flipped as
 bytes; each batch is turned into normalised floats when it is asked for. N samples, B batch.
 """
 
@@ -9,23 +9,31 @@ from typing import Literal
 
 import torch
 
-from dataset.augment import Views, blank, choose, crop, normalise, order, scale_and_shift
+from dataset.augment import (
+    Views,
+    choose_views,
+    crop_and_flip,
+    new_canvas,
+    normalise,
+    permutation,
+    scale_and_shift,
+)
 from dataset.autoaugment import auto_augment
 from dataset.base import Batch, DataSet, Split
 from helper.errors import UserError
 
-CHUNK = 3 << 20  # bytes of images augmented at once: few calls a batch, and it stays in the cache
+CHUNK_BYTES = 3 << 20  # of images augmented at once: few calls a batch, and it fits the cache
 
 
 class Loader:
     """Batches of one split; the same ones, bit for bit, for the same (seed, epoch).
 
     `batch_size` counts the images of all ranks together; each rank yields its own contiguous share
-    of the images of every batch, and the labels and places of all. Shares differ by at most one
+    of the images of every batch, and the labels and indices of all. Shares differ by at most one
     image. The last batch may be smaller. A rank's share of a test batch can be empty.
-    `aug` adds AutoAugment's CIFAR policy behind crop and flip.
-    Errors: UserError if a training batch has fewer images than there are ranks, ValueError if the
-    data set does not keep the contract of `dataset.base`.
+    `aug` adds AutoAugment's CIFAR policy after crop and flip.
+    Raises UserError if a training batch has fewer images than there are ranks, ValueError if the
+    data set is not as `dataset.base` describes it.
     """
 
     def __init__(
@@ -47,13 +55,13 @@ class Loader:
                 "at least one image and a rank below the number of ranks are needed"
             )
         chosen: Split = getattr(data, split)
-        check(data.name, split, chosen, len(data.classes))
+        check_split(data.name, split, chosen, len(data.classes))
         self.training = split == "train"
         self.seed, self.padding, self.flip, self.aug = seed, data.padding, data.flip, aug
         self.images = chosen.images.to(device).contiguous()  # (N, 3, H, W) uint8
         self.labels = chosen.labels.to(device)  # (N,)
         self._batch_size = batch_size
-        self._shares = shares(len(self.labels), batch_size, rank, ranks)
+        self._shares = rank_shares(len(self.labels), batch_size, rank, ranks)
         self._scale, self._shift = scale_and_shift(data.mean, data.std, device)  # (3, 1, 1) each
         smallest = len(self.labels) % batch_size or min(batch_size, len(self.labels))
         if self.training and smallest < ranks:
@@ -70,50 +78,48 @@ class Loader:
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch: shuffled and augmented, or the test split as it is."""
         n, device = len(self.labels), self.labels.device
-        places = order(self.seed, epoch, n) if self.training else torch.arange(n)
-        mine = torch.cat([places[lo:hi] for lo, hi in self._shares])  # chosen on the CPU, always
-        index = mine.to(device)
-        if self.training:
-            chosen = choose(self.seed, epoch, mine, self.padding, self.flip)
-            views = Views(*(choice.to(device) for choice in chosen))
+        order = permutation(self.seed, epoch, n) if self.training else torch.arange(n)
+        own_cpu = torch.cat([order[lo:hi] for lo, hi in self._shares])  # samples of this rank
         sizes = [hi - lo for lo, hi in self._shares]
-        most = max(*sizes, CHUNK // self.images[0].numel())
+        capacity = max(*sizes, CHUNK_BYTES // self.images[0].numel())
         if self.training:
-            canvas = blank(self.images, most, self.padding)
-        every = places.to(device)  # of all ranks, for labels and places
-        batches = zip(every.split(self._batch_size), self.labels[every].split(self._batch_size))
+            views = choose_views(self.seed, epoch, own_cpu, self.padding, self.flip)
+            views = Views(*(choice.to(device) for choice in views))
+            canvas = new_canvas(self.images, capacity, self.padding)
+        own, order = own_cpu.to(device), order.to(device)
+        batches = zip(order.split(self._batch_size), self.labels[order].split(self._batch_size))
         start = 0
-        for chunk in chunks(sizes, most):
+        for chunk in group_sizes(sizes, capacity):
             span = slice(start, start + sum(chunk))
-            images = self.images.index_select(0, index[span])
+            images = self.images.index_select(0, own[span])
             if self.training:
-                images = crop(images, Views(*(choice[span] for choice in views)), canvas)
+                images = crop_and_flip(images, Views(*(choice[span] for choice in views)), canvas)
                 if self.aug:
-                    images = auto_augment(images, self.seed, epoch, mine[span])
-            for pixels, (place, label) in zip(images.split(chunk), batches):
-                yield Batch(normalise(pixels, self._scale, self._shift), label, place)
+                    images = auto_augment(images, self.seed, epoch, own_cpu[span])
+            for pixels, (index, labels) in zip(images.split(chunk), batches):
+                yield Batch(normalise(pixels, self._scale, self._shift), labels, index)
             start = span.stop
 
 
-def shares(n: int, batch_size: int, rank: int, ranks: int) -> list[tuple[int, int]]:
-    """Where a rank's share of each batch starts and ends in the order of an epoch."""
+def rank_shares(n: int, batch_size: int, rank: int, ranks: int) -> list[tuple[int, int]]:
+    """Where a rank's share of each batch starts and ends in the order of an epoch of n samples."""
     batches = [(lo, min(batch_size, n - lo)) for lo in range(0, n, batch_size)]
     return [(lo + size * rank // ranks, lo + size * (rank + 1) // ranks) for lo, size in batches]
 
 
-def chunks(sizes: list[int], most: int) -> Iterator[list[int]]:
-    """Group consecutive sizes so that each group adds up to at most `most`, or is a single size."""
+def group_sizes(sizes: list[int], limit: int) -> Iterator[list[int]]:
+    """Group consecutive sizes so that each group adds up to at most `limit`, or is one size."""
     group: list[int] = []
     for size in sizes:
-        if group and sum(group) + size > most:
+        if group and sum(group) + size > limit:
             yield group
             group = []
         group.append(size)
     yield group
 
 
-def check(name: str, split: str, data: Split, classes: int) -> None:
-    """ValueError unless the split is what `dataset.base` promises."""
+def check_split(name: str, split: str, data: Split, classes: int) -> None:
+    """ValueError unless shapes, types and labels of a split are those of `dataset.base.Split`."""
     images, labels = data.images, data.labels
     where = f"{split} split of data set {name!r}"
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:

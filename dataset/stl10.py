@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from dataset import DATASETS
-from dataset.base import DataSet, DataSource, Split, check_size
-from dataset.cifar import complaint
-from dataset.folder import square
+from dataset.base import DataSet, DataSource, Split, check_image_size
+from dataset.cifar import explain_failure
+from dataset.folder import resize_and_center_crop
 from helper.errors import UserError
 from helper.options import option, positive
 
@@ -38,19 +38,19 @@ class Stl10(DataSource):
     @staticmethod
     def load(options: Options) -> DataSet:
         size = options.image_size
-        check_size(size)
-        source = labelled_part()
+        check_image_size(size)
+        source = labelled_stl10()
         try:
             # Checks every file; what is there and whole is not downloaded again.
             train = source(options.data_dir, split="train", download=True)
             test = source(options.data_dir, split="test")
         except (OSError, RuntimeError, EOFError) as error:
-            raise UserError(complaint(source, Path(options.data_dir), error)) from error
-        splits = (split(part, size) for part in (train, test))
+            raise UserError(explain_failure(source, Path(options.data_dir), error)) from error
+        splits = (to_split(part, size) for part in (train, test))
         return DataSet("stl10", *splits, CLASSES, MEAN, STD, padding=size // 8)
 
 
-def labelled_part() -> type:
+def labelled_stl10() -> type:
     """torchvision's STL10, which asks for the unlabelled images as well, without them."""
     from helper.vision import torchvision  # a second to import: only when asked for
 
@@ -61,12 +61,12 @@ def labelled_part() -> type:
     return STL10
 
 
-def split(source, size: int) -> Split:
+def to_split(source, size: int) -> Split:
     """The images of a split scaled to `size`, antialiased, as transforms.Resize does it."""
     from PIL import Image
 
     images = np.empty((len(source.data), 3, size, size), dtype=np.uint8)  # (N, 3, S, S)
     for place, pixels in enumerate(source.data):
         image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-        images[place] = np.asarray(square(image, size)).transpose(2, 0, 1)
+        images[place] = np.asarray(resize_and_center_crop(image, size)).transpose(2, 0, 1)
     return Split(torch.from_numpy(images), torch.from_numpy(source.labels).long())

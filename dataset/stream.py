@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dataset.augment import draw, normalise, order, scale_and_shift
+from dataset.augment import draw, normalise, permutation, scale_and_shift
 from dataset.base import Batch
 from dataset.folder import Files, open_image
-from dataset.loader import shares
+from dataset.loader import rank_shares
 from helper.errors import UserError
 
-CROP = 4  # purpose of a draw, after those of dataset.augment
-CENTRE = 224 / 256  # share of the scaled image's shorter side that is cut out for a test
-AHEAD = 4  # batches that each worker prepares in advance
+CROP = 4  # purpose of `draw`, after those of dataset.augment
+CROP_RATIO = 224 / 256  # of a test image: side of the center crop / shorter side after resizing
+PREFETCH = 4  # batches that each worker prepares in advance
 
 
 @dataclass(frozen=True)
 class StreamedSet:
-    """A training and a test split of image files, and how they are shown to a network."""
+    """A data set on disk: the image files of a training and a test split, read as a run trains."""
 
     name: str
     train: Files
@@ -36,17 +36,17 @@ class StreamedSet:
     mean: tuple[float, float, float]  # of images in [0, 1]
     std: tuple[float, float, float]
     image_size: int
-    networks: Mapping[str, str] = field(default_factory=dict)  # what a name means for this data
+    networks: Mapping[str, str] = field(default_factory=dict)  # see `DataSource`
     skip_corrupt: bool = False
 
 
 class StreamLoader:
-    """Batches of one split with the contract of `dataset.loader.Loader`, from files on disk.
+    """Batches of one split like those of `dataset.loader.Loader`, from files on disk.
 
     Training images are cropped at random (8 to 100 % of the area, Szegedy et al., Going Deeper with
-    Convolutions, CVPR 2015) and mirrored; `aug` adds AutoAugment's ImageNet policy. Test images are
-    scaled and cut out of the middle. All choices follow from (seed, epoch, sample), whatever the
-    number of workers.
+    Convolutions, CVPR 2015) and flipped; `aug` adds AutoAugment's ImageNet policy. Test images are
+    resized and center-cropped. All choices follow from (seed, epoch, sample), whatever the number
+    of workers.
 
     A file that is no image is a UserError, or is left out of its batch with `skip_corrupt`: then it
     is named once, and counted at the end of each pass.
@@ -73,22 +73,20 @@ class StreamLoader:
             )
         self.training, self.seed, self.skip = split == "train", seed, data.skip_corrupt
         self.labels = torch.tensor(files.labels).to(device)  # (N,)
-        self._batch_size, self._shares = (
-            batch_size,
-            shares(len(files.paths), batch_size, rank, ranks),
-        )
+        self._batch_size = batch_size
+        self._shares = rank_shares(len(files.paths), batch_size, rank, ranks)
         self._scale, self._shift = scale_and_shift(data.mean, data.std, device)  # (3, 1, 1) each
-        self._sampler = Sampler(self._shares)
+        self._sampler = BatchSampler(self._shares)
         self._corrupt: set[str] = set()
         self._batches = DataLoader(
-            Images(files.paths, data.image_size, self.training, seed, aug),
+            ImageFiles(files.paths, data.image_size, self.training, seed, aug),
             batch_sampler=self._sampler,
             num_workers=workers,
-            collate_fn=together,
+            collate_fn=collate,
             pin_memory=torch.device(device).type == "cuda",
             persistent_workers=workers > 0,
-            prefetch_factor=AHEAD if workers else None,
-            generator=torch.Generator(),  # it draws seeds for workers, which are of no use here
+            prefetch_factor=PREFETCH if workers else None,
+            generator=torch.Generator(),  # seeds workers, instead of the global generator
         )
 
     def __len__(self) -> int:
@@ -98,14 +96,14 @@ class StreamLoader:
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch: shuffled and augmented, or the test split as it is."""
         n, device, skipped = len(self.labels), self.labels.device, 0
-        places = order(self.seed, epoch, n) if self.training else torch.arange(n)
-        self._sampler.epoch, self._sampler.places = epoch, places.tolist()
-        every = places.to(device).split(self._batch_size)
-        for (pixels, good, problems), index in zip(self._batches, every, strict=True):
+        order = permutation(self.seed, epoch, n) if self.training else torch.arange(n)
+        self._sampler.epoch, self._sampler.order = epoch, order.tolist()
+        indices = order.to(device).split(self._batch_size)
+        for (pixels, readable, problems), index in zip(self._batches, indices, strict=True):
             if problems:
                 skipped += len(problems)
-                self._report(problems)
-                index = index[good.to(device)]
+                self._report_corrupt(problems)
+                index = index[readable.to(device)]
             if len(index):
                 pixels = pixels.to(device, non_blocking=True)
                 images = normalise(pixels, self._scale, self._shift)
@@ -113,7 +111,8 @@ class StreamLoader:
         if skipped:
             print(f"{skipped} of {n} files are no images and were skipped", file=sys.stderr)
 
-    def _report(self, problems: list[str]) -> None:
+    def _report_corrupt(self, problems: list[str]) -> None:
+        """UserError, or with `skip_corrupt` a line for each file that was not named before."""
         for problem in problems:
             if not self.skip:
                 raise UserError(f"{problem}, or skip such files with --skip_corrupt")
@@ -122,53 +121,59 @@ class StreamLoader:
         self._corrupt.update(problems)
 
 
-class Sampler:
-    """Which samples a process reads for each batch: (epoch, place) of every image of its share."""
+class BatchSampler:
+    """Which images a process reads for each batch: (epoch, index) of every image of its share.
 
-    def __init__(self, spans: list[tuple[int, int]]):
-        self.spans, self.epoch, self.places = spans, 0, []
+    `epoch` and `order`, the indices of all samples, are set before each pass.
+    """
+
+    def __init__(self, shares: list[tuple[int, int]]):
+        self.shares, self.epoch, self.order = shares, 0, []
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for lo, hi in self.spans:
-            yield [(self.epoch, place) for place in self.places[lo:hi]]
+        for lo, hi in self.shares:
+            yield [(self.epoch, index) for index in self.order[lo:hi]]
 
     def __len__(self) -> int:
-        return len(self.spans)
+        return len(self.shares)
 
 
-class Images(Dataset):
-    """(epoch, place) -> (3, S, S) uint8, or what is wrong with that file."""
+class ImageFiles(Dataset):
+    """(epoch, index) -> the augmented image (3, S, S) uint8, or what is wrong with that file."""
 
     def __init__(self, paths: list[str], size: int, training: bool, seed: int, aug: bool):
         importlib.import_module("helper.vision")  # lets torchvision be imported; takes seconds
         v2 = importlib.import_module("torchvision.transforms.v2")
         if training:
-            shown = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
-            shown += [v2.AutoAugment()] if aug else []
+            transforms = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
+            transforms += [v2.AutoAugment()] if aug else []
         else:
-            shown = [v2.Resize(round(size / CENTRE)), v2.CenterCrop(size)]
+            transforms = [v2.Resize(round(size / CROP_RATIO)), v2.CenterCrop(size)]
         self.paths, self.seed = paths, seed
-        self.transform = v2.Compose([*shown, v2.PILToTensor()])
+        self.transform = v2.Compose([*transforms, v2.PILToTensor()])
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, key: tuple[int, int]) -> Tensor | str:
-        epoch, place = key
+        epoch, index = key
         try:
-            image = open_image(self.paths[place])
+            image = open_image(self.paths[index])
         except UserError as error:
             return str(error)
-        own = draw(self.seed, epoch, CROP, torch.tensor([place])).item()
-        with torch.random.fork_rng(devices=[]):  # the run's own generator stays where it is
-            torch.manual_seed(own)
+        seed = draw(self.seed, epoch, CROP, torch.tensor([index])).item()
+        with torch.random.fork_rng(devices=[]):  # torchvision uses the global generator
+            torch.manual_seed(seed)
             return self.transform(image)
 
 
-def together(items: list[Tensor | str]) -> tuple[Tensor, Tensor, list[str]]:
-    """Images (3, S, S) or problems -> those (b, 3, S, S), which of all they are, the problems."""
-    good = torch.tensor([isinstance(item, Tensor) for item in items], dtype=torch.bool)
+def collate(items: list[Tensor | str]) -> tuple[Tensor, Tensor, list[str]]:
+    """A batch of images (3, S, S) and problems -> images, which items are images, problems.
+
+    The images are (M, 3, S, S), the flags (b,) bool with M of them true.
+    """
+    readable = torch.tensor([isinstance(item, Tensor) for item in items], dtype=torch.bool)
     images = [item for item in items if isinstance(item, Tensor)]
     problems = [item for item in items if isinstance(item, str)]
     pixels = torch.stack(images) if images else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
-    return pixels, good, problems
+    return pixels, readable, problems

@@ -10,7 +10,7 @@ from dataset.base import DataSet, Split
 from dataset.stream import StreamedSet
 
 AnySet = DataSet | StreamedSet
-SUBSET = 5  # purpose of a draw, after those of dataset.augment and dataset.stream
+SUBSET = 5  # purpose of `draw`, after those of dataset.augment and dataset.stream
 
 
 def take_fraction(data: AnySet, fraction: float, seed: int) -> AnySet:

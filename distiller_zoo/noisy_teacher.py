@@ -39,7 +39,7 @@ class NoisyTeacher(Distiller):
     def noisy(self, teacher: Features) -> Features:
         """The same pass with noise in the pooled vector."""
         noise = self.options.feature_noise_std * torch.randn_like(teacher.pooled)  # (B, C)
-        return teacher.changed(pooled=teacher.pooled.lerp(noise, self.options.feature_noise))
+        return teacher.replace(pooled=teacher.pooled.lerp(noise, self.options.feature_noise))
 
     def first_stage(self, student):
         return self.method.first_stage(student)

@@ -155,7 +155,7 @@ class GatheredFeatures(Features):
     def __init__(self, own: Features, n: int):
         self.__dict__.update(_own=own, _n=n, head=own.head)
 
-    def changed(self, **tensors: Any) -> "GatheredFeatures":
+    def replace(self, **tensors: Any) -> "GatheredFeatures":
         other = GatheredFeatures(self._own, self._n)
         other.__dict__.update(self.__dict__, **tensors)
         return other

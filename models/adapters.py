@@ -1,4 +1,4 @@
-"""Small trained modules that bring a student's map to the shape of a teacher's.
+"""Modules and functions that bring a student's map to the shape of a teacher's.
 
 B batch, C channels, H x W map.
 """
@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 
 class Regressor(nn.Module):
-    """One convolution and BatchNorm from a student's map to a teacher's: (B, C, H, W) each.
+    """One convolution and BatchNorm that take a student's map to the shape of a teacher's.
 
-    Half the size: 3x3 with stride 2; double: 4x4 transposed with stride 2; equal: 1x1; smaller by
-    d: (1 + d)x(1 + d) without padding. Raises ValueError for any other pair of shapes.
+    student, teacher: shapes (..., C, H, W). The convolution, where the teacher's map is half as
+    large: 3x3 with stride 2; twice as large: 4x4, transposed, with stride 2; as large: 1x1; smaller
+    by d: (1 + d) x (1 + d) without padding. Raises ValueError for any other pair of shapes.
     """
 
     def __init__(self, student: tuple[int, ...], teacher: tuple[int, ...], relu: bool = True):

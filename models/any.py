@@ -1,4 +1,4 @@
-"""Any other network behind the same contract: its features are found from its module tree.
+"""Networks from elsewhere with the interface of ours: their features are found in one forward pass.
 
 B batch, C channels, H x W map, K classes.
 """
@@ -21,10 +21,10 @@ ELSEWHERE = "torchvision:NAME, timm:NAME or package.module:function"
 
 
 def build(name: str, num_classes: int, image_size: int = 32) -> Classifier:
-    """A new network by its name, in the registry or elsewhere.
+    """A new network by its name: one of MODELS, or torchvision:NAME and the like.
 
-    Raises UserError for a name that is nowhere, a package that is not installed and a network
-    that is no classifier.
+    Raises UserError for an unknown name, a package that is not installed and a network that is no
+    classifier.
     """
     if ":" not in name:
         try:
@@ -62,6 +62,7 @@ def learning_rate(name: str) -> float:
 
 
 def from_torchvision(name: str, rest: str, num_classes: int) -> nn.Module:
+    """`torchvision:NAME`, a classifier without pretrained weights."""
     torchvision = check_torchvision(name, rest)
     return torchvision.models.get_model(rest, weights=None, num_classes=num_classes)
 
@@ -76,6 +77,7 @@ def check_torchvision(name: str, rest: str):
 
 
 def from_timm(name: str, rest: str, num_classes: int) -> nn.Module:
+    """`timm:NAME`, without pretrained weights."""
     timm = import_timm(name, rest)
     return timm.create_model(rest, pretrained=False, num_classes=num_classes)
 
@@ -119,39 +121,45 @@ def import_function(name: str, rest: str):
 
 
 class Call(NamedTuple):
-    """One execution of a module in the watched pass."""
+    """One call of a module in the recorded forward pass."""
 
     name: str
-    turn: int  # how often the module had run before
+    number: int  # of earlier calls of the same module
     module: nn.Module
-    read: Tensor
-    gave: Tensor
-    within: tuple[str, ...]  # the modules that were running around it
+    input: Tensor
+    output: Tensor
+    parents: tuple[str, ...]  # the modules that were running around it
 
     @property
-    def cells(self) -> int:
-        """H * W of the map that it gave, 0 where it gave none; (B, H, W, C) is none: not square."""
-        shape = self.gave.shape
+    def area(self) -> int:
+        """H * W of the output (B, C, H, W), 0 if it is no square map: (B, H, W, C) is none."""
+        shape = self.output.shape
         return shape[2] * shape[3] if len(shape) == 4 and shape[2] == shape[3] else 0
 
 
 class Tap(NamedTuple):
-    """Where a feature is taken from in every later pass."""
+    """Where a feature is read in every later forward pass: the input or output of a call."""
 
     name: str
-    turn: int
-    what: str  # "read" or "gave"
-    relu: bool = False  # the network activates it by a function, which no hook sees
+    number: int  # of the call, see `Call`
+    side: str  # "input" or "output"
+    relu: bool = False  # the network applies ReLU by a function, which no hook sees
+
+    @property
+    def label(self) -> str:
+        """The module for a message: 'layer1', or 'relu[2]' for the third call of one module."""
+        name = f"{self.name}[{self.number}]" if self.number else self.name
+        return f"relu of {name}" if self.relu else name
 
 
 class Wrapped(Classifier):
-    """A network whose stages, last map, pooled vector and classifier were found by watching a pass.
+    """A network whose stages, last map, pooled vector and classifier are found in a forward pass.
 
-    Stages are the maps on which each resolution ends. The state dict is that of the network alone.
-    Activations are kept from working in place, since they would overwrite pre-activations.
+    A stage is the last map of each resolution. The state dict is that of the network alone.
+    Activations no longer work in place, since they would overwrite pre-activations.
 
-    Raises UserError for a network that cannot read such images, gives something else than
-    (B, num_classes), or whose output is not that of a linear layer.
+    Raises UserError for a network that cannot read images of this size, whose output is not
+    (B, num_classes), or is not that of a linear layer.
     """
 
     def __init__(self, network: nn.Module, name: str, num_classes: int, image_size: int):
@@ -159,31 +167,40 @@ class Wrapped(Classifier):
         for module in network.modules():
             if getattr(module, "inplace", False) is True:
                 module.inplace = False
-        # Shared, not copied: what is in one is in the other, and no key gets a prefix.
+        # The network's modules and parameters are also this one's, so that no key gets a prefix.
         self.__dict__["network"] = network
         for part in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             self.__dict__[part] = getattr(network, part)
 
-        calls, output = watch(network, name, image_size)
+        calls, output = record_calls(network, name, image_size)
         if not isinstance(output, Tensor) or output.shape != (2, num_classes):
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise UserError(f"{name} gives {shape} for 2 images, not (2, {num_classes})")
-        linear = [c for c in calls if isinstance(c.module, nn.Linear) and c.gave is output]
+        linear = [c for c in calls if isinstance(c.module, nn.Linear) and c.output is output]
         if not linear:
             raise UserError(f"{name}: its output is not that of a torch.nn.Linear, the classifier")
         head = linear[-1]
         self.head_name = head.name
-        self._pooled = Tap(head.name, head.turn, "read")
-        self._last_map, smallest = find_last_map(calls, head.read)
-        self._stem, ends = find_stages(calls, smallest)
-        self._stages = tuple(Tap(c.name, c.turn, "gave") for c in ends)
-        self._preacts = tuple(find_preact(calls, c) for c in ends)
-        behind = calls[calls.index(ends[-1]) + 1 :] if ends else [head]
-        self._behind = {call.name for call in behind if call.turn == 0}
+        self._pooled = Tap(head.name, head.number, "input")
+        self._last_map, min_area = find_last_map(calls, head.input)
+        self._stem, stages = find_stages(calls, min_area)
+        self._stages = tuple(Tap(c.name, c.number, "output") for c in stages)
+        self._stage_shapes = tuple(tuple(c.output.shape[1:]) for c in stages)  # (C, H, W) each
+        self._preacts = tuple(find_preact(calls, c) for c in stages)
+        after = calls[calls.index(stages[-1]) + 1 :] if stages else [head]
+        self._after_stages = {call.name for call in after if call.number == 0}
 
     @property
     def head(self):
         return self.network.get_submodule(self.head_name)
+
+    def describe(self) -> str:
+        """'stages: layer1 (64, 8, 8), layer2 (128, 4, 4); last map layer2; classifier fc'"""
+        shapes = (str(shape) for shape in self._stage_shapes)
+        stages = [f"{tap.label} {shape}" for tap, shape in zip(self._stages, shapes)]
+        last_map = f"last map {self._last_map.label}" if self._last_map else "no last map"
+        found = f"stages: {', '.join(stages)}" if stages else "no stages"
+        return f"{found}; {last_map}; classifier {self.head_name}"
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -195,21 +212,21 @@ class Wrapped(Classifier):
 
     def features(self, x):
         taps = {self._pooled, self._last_map, self._stem, *self._stages, *self._preacts} - {None}
-        found, turns, handles = {}, {}, []
+        found, numbers, handles = {}, {}, []
 
-        def note(name, wanted):
-            def hook(module, args, gave):
-                turn = turns[name] = turns.get(name, -1) + 1
-                for tap in wanted:
-                    if tap.turn == turn:
-                        taken = args[0] if tap.what == "read" else gave
-                        found[tap] = torch.relu(taken) if tap.relu else taken
+        def read(name, taps_here):
+            def hook(module, args, output):
+                number = numbers[name] = numbers.get(name, -1) + 1
+                for tap in taps_here:
+                    if tap.number == number:
+                        tensor = args[0] if tap.side == "input" else output
+                        found[tap] = torch.relu(tensor) if tap.relu else tensor
 
             return self.network.get_submodule(name).register_forward_hook(hook)
 
         try:
             for name in {tap.name for tap in taps}:
-                handles.append(note(name, [tap for tap in taps if tap.name == name]))
+                handles.append(read(name, [tap for tap in taps if tap.name == name]))
             logits = self.network(x)
         finally:
             for handle in handles:
@@ -233,16 +250,16 @@ class Wrapped(Classifier):
         return [
             parameter
             for name, parameter in self.named_parameters()
-            if name.rpartition(".")[0] not in self._behind
+            if name.rpartition(".")[0] not in self._after_stages
         ]
 
 
-def watch(network: nn.Module, name: str, image_size: int) -> tuple[list[Call], Tensor]:
-    """Run two random images through a network in eval -> its calls as they ended, its output.
+def record_calls(network: nn.Module, name: str, image_size: int) -> tuple[list[Call], Tensor]:
+    """Run a network in eval on two random images -> the calls of its modules as they end, output.
 
     Neither its state nor torch's generator is changed.
     """
-    calls, running, turns, handles = [], [], {}, []
+    calls, running, numbers, handles = [], [], {}, []
 
     def before(module_name):
         def hook(module, args):
@@ -251,11 +268,11 @@ def watch(network: nn.Module, name: str, image_size: int) -> tuple[list[Call], T
         return hook
 
     def after(module_name):
-        def hook(module, args, gave):
+        def hook(module, args, output):
             running.pop()
-            turn = turns[module_name] = turns.get(module_name, -1) + 1
-            if isinstance(gave, Tensor) and args and isinstance(args[0], Tensor):
-                calls.append(Call(module_name, turn, module, args[0], gave, tuple(running)))
+            number = numbers[module_name] = numbers.get(module_name, -1) + 1
+            if isinstance(output, Tensor) and args and isinstance(args[0], Tensor):
+                calls.append(Call(module_name, number, module, args[0], output, tuple(running)))
 
         return hook
 
@@ -280,25 +297,25 @@ def watch(network: nn.Module, name: str, image_size: int) -> tuple[list[Call], T
 
 
 def find_last_map(calls: list[Call], pooled: Tensor) -> tuple[Tap | None, int]:
-    """The largest map whose mean is `pooled` (B, C) -> where it is, its number of cells (or 1)."""
-    best, cells = None, 1
+    """The largest map whose mean is `pooled` (B, C) -> where it is, and its H * W, else 1."""
+    best, area = None, 1
     for call in reversed(calls):
-        if call.cells < cells or call.gave.shape[:2] != pooled.shape:
+        if call.area < area or call.output.shape[:2] != pooled.shape:
             continue
         for relu in (False, True):
-            a_map = call.gave.relu() if relu else call.gave
+            a_map = call.output.relu() if relu else call.output
             if torch.allclose(a_map.mean(dim=(2, 3)), pooled, rtol=1e-4, atol=1e-5):
-                if best is None or call.cells > cells:
-                    best, cells = Tap(call.name, call.turn, "gave", relu), call.cells
+                if best is None or call.area > area:
+                    best, area = Tap(call.name, call.number, "output", relu), call.area
                 break
-    return best, cells
+    return best, area
 
 
-def find_stages(calls: list[Call], smallest: int) -> tuple[Tap | None, list[Call]]:
-    """What the second convolution reads, and the call on which each later resolution ends.
+def find_stages(calls: list[Call], min_area: int) -> tuple[Tap | None, list[Call]]:
+    """The stem, which is the input of the second convolution, and the last call of each stage.
 
-    A resolution is a stage's if a layer with weights gave it and it has at least `smallest` cells
-    and more than one: the 1x1 maps of pooling and of squeeze-and-excitation are none.
+    A resolution is that of a stage if a layer with weights gave it, and it has H * W of `min_area`
+    or more, and more than 1: the 1x1 maps of pooling and squeeze-and-excitation are no stages.
     """
     convolutions = [c for c in calls if isinstance(c.module, nn.Conv2d)]
     if len(convolutions) < 2:
@@ -307,32 +324,33 @@ def find_stages(calls: list[Call], smallest: int) -> tuple[Tap | None, list[Call
     later = [
         call
         for call in calls[calls.index(second) :]
-        if call.cells >= max(smallest, 2) and not passing(call, calls)
+        if call.area >= max(min_area, 2) and not in_downsampling_block(call, calls)
     ]
-    ends = {call.cells: call for call in later}
-    weighted = {c.cells for c in later if any(True for _ in c.module.parameters(recurse=False))}
-    stages = [ends[cells] for cells in sorted(ends, reverse=True) if cells in weighted]
-    return Tap(second.name, second.turn, "read"), stages
+    last = {call.area: call for call in later}
+    weighted = {c.area for c in later if any(True for _ in c.module.parameters(recurse=False))}
+    stages = [last[area] for area in sorted(last, reverse=True) if area in weighted]
+    return Tap(second.name, second.number, "input"), stages
 
 
-def passing(call: Call, calls: list[Call]) -> bool:
-    """Whether a map belongs to a block on its way from this resolution to one smaller.
+def in_downsampling_block(call: Call, calls: list[Call]) -> bool:
+    """Whether a map is inside a block that goes from this resolution to another.
 
-    Such a block reads this size, gives another and has no third inside; a trunk has more.
+    The block's input has this resolution, its output another, and no map inside has a third, as
+    the maps of a network's trunk would have.
     """
-    for outer in calls:
-        if outer.name not in call.within or not outer.cells or outer.read.ndim != 4:
+    for block in calls:
+        if block.name not in call.parents or not block.area or block.input.ndim != 4:
             continue
-        enters = outer.read[0, 0].numel()
-        inside = {c.cells for c in calls if outer.name in c.within and c.cells > 1}
-        if enters == call.cells != outer.cells and len(inside | {outer.cells, enters}) == 2:
+        area_in = block.input[0, 0].numel()
+        inside = {c.area for c in calls if block.name in c.parents and c.area > 1}
+        if area_in == call.area != block.area and len(inside | {block.area, area_in}) == 2:
             return True
     return False
 
 
 def find_preact(calls: list[Call], stage: Call) -> Tap:
-    """What the activation that gave a stage's map had read; the map itself where there is none."""
+    """The input of the activation whose output is a stage's map; the map itself without one."""
     for call in calls:
-        if call.gave is stage.gave and isinstance(call.module, ACTIVATIONS):
-            return Tap(call.name, call.turn, "read")
-    return Tap(stage.name, stage.turn, "gave")
+        if call.output is stage.output and isinstance(call.module, ACTIVATIONS):
+            return Tap(call.name, call.number, "input")
+    return Tap(stage.name, stage.number, "output")

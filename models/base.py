@@ -1,4 +1,4 @@
-"""What every network offers: plain logits, or all the features of one pass.
+"""The interface of every network: its logits, or all features of one forward pass.
 
 B batch, C channels, H x W map, K classes, R regions.
 """
@@ -16,23 +16,24 @@ Maps = tuple[Tensor, ...]  # (B, C, H, W) each
 
 @dataclass(frozen=True)
 class Features:
-    """One forward pass, in the words of the papers rather than by index.
+    """What a network computes in one forward pass, by name.
 
     A network without feature maps (a transformer) has no stages, None for `stem` and `last_map`.
     """
 
-    stem: Tensor | None  # (B, C, H, W), what the first stage reads
-    stages: Maps  # as each stage hands it on
-    preacts: Maps  # before each stage's activation
+    stem: Tensor | None  # (B, C, H, W), the input of the first stage
+    stages: Maps  # the output of each stage
+    preacts: Maps  # the same before the stage's last activation
     last_map: Tensor | None  # (B, C, H, W), the map whose mean is `pooled`
-    pooled: Tensor  # (B, C), what the classifier reads
+    pooled: Tensor  # (B, C), the input of the classifier
     logits: Tensor  # (B, K)
-    head: nn.Module  # (..., C) -> (..., K)
+    head: nn.Module  # the classifier, (..., C) -> (..., K)
 
     def region_logits(self, scales: tuple[int, ...]) -> Tensor:
-        """Logits of every cell of an s x s grid, row by row, for each s in `scales`: (R, B, K).
+        """Logits of every region of an s x s grid, row by row, for each s in `scales`: (R, B, K).
 
-        A grid finer than the map repeats its places. ValueError where there is no map to cut.
+        A grid finer than the map repeats its pixels. Raises ValueError without a map larger than
+        1x1.
         """
         if self.last_map is None:
             raise ValueError("regions need a network whose classifier reads the mean of a map")
@@ -40,58 +41,53 @@ class Features:
         if max(scales) > 1 == min(height, width):
             raise ValueError(f"a {height}x{width} last map has no regions")
         x = self.last_map.flatten(2)  # (B, C, H * W)
-        cells = x @ region_means(height, width, scales, x.dtype, x.device)  # (B, C, R)
-        return self.head(cells.permute(2, 0, 1))
+        regions = x @ region_means(height, width, scales, x.dtype, x.device)  # (B, C, R)
+        return self.head(regions.permute(2, 0, 1))
 
-    def each(self, function: Callable[[Tensor], Tensor]) -> "Features":
-        """The same pass with a function applied to every tensor of it."""
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Features":
+        """New features with a function applied to every tensor."""
 
-        def one(x):
+        def optional(x):
             return x if x is None else function(x)
 
         return replace(
             self,
-            stem=one(self.stem),
-            stages=tuple(map(function, self.stages)),
-            preacts=tuple(map(function, self.preacts)),
-            last_map=one(self.last_map),
+            stem=optional(self.stem),
+            stages=tuple(function(x) for x in self.stages),
+            preacts=tuple(function(x) for x in self.preacts),
+            last_map=optional(self.last_map),
             pooled=function(self.pooled),
             logits=function(self.logits),
         )
 
-    def changed(self, **tensors: Tensor) -> "Features":
-        """The same pass with other tensors in some places."""
+    def replace(self, **tensors: Tensor) -> "Features":
+        """New features with some tensors replaced, as by dataclasses.replace."""
         return replace(self, **tensors)
 
     def float(self) -> "Features":
-        """The same pass in float32: losses are never computed in half precision."""
-        return self.each(Tensor.float)
+        """New features in float32: losses are never computed in half precision."""
+        return self.map(Tensor.float)
 
 
 @cache
 def region_means(
     height: int, width: int, scales: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """The matrix that takes a flat map to the means of its regions: (H * W, R).
+    """Matrix (H * W, R): a flattened map times it gives the mean of each region.
 
-    One product with it costs a third of pooling each scale.
+    One product takes a third of the time of pooling each scale.
     """
-    places = torch.eye(height * width, dtype=torch.float64).view(-1, 1, height, width)
-    means = [F.adaptive_avg_pool2d(places, s).flatten(1) for s in scales]
+    one_hot = torch.eye(height * width, dtype=torch.float64).view(-1, 1, height, width)
+    means = [F.adaptive_avg_pool2d(one_hot, s).flatten(1) for s in scales]
     return torch.cat(means, dim=1).to(device, dtype)
 
 
 class Classifier(nn.Module):
-    """Base of the zoo: a subclass builds its layers and implements `features`.
+    """Base of all networks: a subclass builds its layers and implements `features`."""
 
-    `head_name` is the attribute that holds the classifier: published checkpoints do not agree on
-    it. `not_features` names the other modules that come after the last stage: first stages of AB
-    and FSP train neither. `learning_rate` is the recipe's for this network.
-    """
-
-    learning_rate = 0.05
-    head_name = "fc"
-    not_features: tuple[str, ...] = ()
+    learning_rate = 0.05  # of the training recipe for this network
+    head_name = "fc"  # attribute with the classifier; published checkpoints differ in it
+    not_features: tuple[str, ...] = ()  # other modules after the last stage, see feature_parameters
 
     @property
     def head(self) -> nn.Module:
@@ -99,7 +95,7 @@ class Classifier(nn.Module):
         return getattr(self, self.head_name)
 
     def features(self, x: Tensor) -> Features:
-        """Images (B, 3, H, W) -> everything that a distillation method may read."""
+        """Images (B, 3, H, W) -> all features of one forward pass."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,14 +103,18 @@ class Classifier(nn.Module):
         return self.features(x).logits
 
     def feature_parameters(self) -> list[nn.Parameter]:
-        """Parameters up to the last stage: what the first stages of AB and FSP train."""
-        after = {self.head_name, *self.not_features}
-        return [p for name, p in self.named_parameters() if name.split(".")[0] not in after]
+        """Parameters up to the last stage: those that AB and FSP train before the classifier."""
+        excluded = {self.head_name, *self.not_features}
+        return [p for name, p in self.named_parameters() if name.split(".")[0] not in excluded]
+
+    def describe(self) -> str:
+        """One line on the features found in a network from elsewhere; "" for a network of ours."""
+        return ""
 
     def preact_norms(self) -> tuple[nn.BatchNorm2d, ...]:
-        """The BatchNorm that ends each of `preacts`, as OFD's margins read it.
+        """The BatchNorm whose output is in each of `preacts`, for OFD's margins.
 
-        Raises ValueError for a network whose pre-activations are no BatchNorm's output.
+        Raises ValueError for a network whose pre-activations are not the output of a BatchNorm.
         """
         raise ValueError(
             f"{type(self).__name__} has no BatchNorm right before its stages' activation"
@@ -122,9 +122,9 @@ class Classifier(nn.Module):
 
 
 def run_stages(layers: Iterable[nn.Sequential], x: Tensor) -> tuple[Maps, Maps]:
-    """Run stages of blocks that end right before their activation -> stages, pre-activations.
+    """Run stages of blocks that do not apply their last ReLU, and apply it -> stages, preacts.
 
-    x (B, C, H, W); one map of each kind a stage.
+    x: (B, C, H, W). One map of each kind for each stage.
     """
     stages, preacts = [], []
     for layer in layers:

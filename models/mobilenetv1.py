@@ -14,7 +14,7 @@ STAGES = ((128, 2), (256, 2), (512, 6), (1024, 2))  # channels, blocks; the firs
 
 
 class Separable(nn.Module):
-    """Filter each channel, then mix them; ends before its activation: (B, C, H, W) -> the same."""
+    """Depthwise 3x3, then 1x1, without the last ReLU: (B, C, H, W) -> (B, C', H', W')."""
 
     def __init__(self, c_in: int, c_out: int, stride: int):
         super().__init__()

@@ -10,7 +10,7 @@ from . import MODELS
 from .base import Classifier, Features, he_init
 
 WIDTH = 0.5
-LAST = 1280  # channels that the classifier reads
+LAST = 1280  # channels of the last map
 BLOCKS = (  # expansion, channels at full width, how many, stride of the first
     (1, 16, 1, 1),
     (6, 24, 2, 1),
@@ -24,7 +24,7 @@ STAGE_ENDS = (1, 2, 4, 6)  # indices into BLOCKS
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, project without activation: (B, C, H, W) -> (B, C', H', W')."""
+    """1x1 expansion, depthwise 3x3, linear 1x1 projection: (B, C, H, W) -> (B, C', H', W')."""
 
     def __init__(self, c_in: int, c_out: int, stride: int, expansion: int):
         super().__init__()
@@ -47,7 +47,7 @@ class InvertedResidual(nn.Module):
 
 @MODELS.register("MobileNetV2")
 class MobileNetV2(Classifier):
-    """Its stages end without activation: `preacts` are `stages`."""
+    """Its stages have no last activation, so that `preacts` are the `stages`."""
 
     learning_rate = 0.01
     head_name = "classifier"

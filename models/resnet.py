@@ -14,7 +14,7 @@ from .base import Classifier, Features, he_init, run_stages
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: (B, C, H, W) -> the sum, before the activation."""
+    """Two 3x3 convolutions, a shortcut, no last ReLU: (B, C, H, W) -> (B, C', H', W')."""
 
     def __init__(self, c_in: int, c_out: int, stride: int):
         super().__init__()
@@ -59,6 +59,7 @@ class ResNet(Classifier):
 
 
 def stage(blocks: int, c_in: int, c_out: int, stride: int) -> nn.Sequential:
+    """Blocks of which the first has the stride."""
     later = [BasicBlock(c_out, c_out, 1) for _ in range(blocks - 1)]
     return nn.Sequential(BasicBlock(c_in, c_out, stride), *later)
 

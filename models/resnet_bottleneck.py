@@ -14,7 +14,7 @@ EXPANSION = 4  # a bottleneck's output has this many times its inner channels
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 and a shortcut: (B, C, H, W) -> the sum, before the activation."""
+    """1x1, 3x3, 1x1 and a shortcut, without the last ReLU: (B, C, H, W) -> (B, C', H', W')."""
 
     def __init__(self, c_in: int, c: int, stride: int):
         super().__init__()
@@ -39,7 +39,7 @@ class Bottleneck(nn.Module):
 
 @MODELS.register("ResNet50")
 class ResNet50(Classifier):
-    """Blocks (3, 4, 6, 3)."""
+    """Four stages of 3, 4, 6 and 3 bottlenecks."""
 
     head_name = "linear"
 
@@ -69,5 +69,6 @@ class ResNet50(Classifier):
 
 
 def stage(blocks: int, c_in: int, c: int, stride: int) -> nn.Sequential:
+    """Bottlenecks of which the first has the stride."""
     later = [Bottleneck(EXPANSION * c, c, 1) for _ in range(blocks - 1)]
     return nn.Sequential(Bottleneck(c_in, c, stride), *later)

@@ -16,9 +16,10 @@ STAGES = ((240, 4), (480, 8), (960, 4))  # channels, blocks
 
 
 class Unit(nn.Module):
-    """Grouped 1x1, shuffle, 3x3 of each channel, grouped 1x1: (B, C, H, W) -> before activation.
+    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1, without the last ReLU.
 
-    With stride 2 the pooled input is put beside the result, else it is added.
+    (B, C, H, W) -> (B, C', H', W'). With stride 2 the pooled input is concatenated, else the input
+    is added.
     """
 
     def __init__(self, c_in: int, c_out: int, stride: int):
@@ -45,7 +46,7 @@ class Unit(nn.Module):
 
 @MODELS.register("ShuffleV1")
 class ShuffleV1(Classifier):
-    """Three stages, each entered with stride 2."""
+    """Three stages, the first unit of each with stride 2."""
 
     learning_rate = 0.01
     head_name = "linear"

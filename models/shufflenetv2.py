@@ -12,13 +12,14 @@ from . import MODELS
 from .base import Classifier, Features, run_stages
 
 STEM, LAST = 24, 1024
-STAGES = ((116, 3), (232, 7), (464, 3))  # channels, units behind the one with stride 2
+STAGES = ((116, 3), (232, 7), (464, 3))  # channels, units after the one with stride 2
 
 
 class Unit(nn.Module):
-    """Half of the channels pass, half are convolved: (B, C, H, W) -> before activation.
+    """Convolves half of the channels and keeps the other half, without the last ReLU.
 
-    The half that passes was activated before: one more ReLU over all of it changes nothing there.
+    (B, C, H, W) -> the same shape. The kept half is an output of ReLU already, so that the ReLU
+    after the unit does not change it.
     """
 
     def __init__(self, channels: int):
@@ -32,15 +33,15 @@ class Unit(nn.Module):
         self.bn3 = nn.BatchNorm2d(c)
 
     def forward(self, x: Tensor) -> Tensor:
-        passed, new = x.chunk(2, dim=1)
+        kept, new = x.chunk(2, dim=1)
         new = F.relu(self.bn1(self.conv1(new)))
         new = self.bn2(self.conv2(new))
         new = self.bn3(self.conv3(new))
-        return F.channel_shuffle(torch.cat([passed, new], dim=1), 2)
+        return F.channel_shuffle(torch.cat([kept, new], dim=1), 2)
 
 
 class DownUnit(nn.Module):
-    """Both halves are convolved with stride 2: (B, C, H, W) -> (B, C', H/2, W/2), not activated."""
+    """Two branches with stride 2, without the last ReLU: (B, C, H, W) -> (B, C', H/2, W/2)."""
 
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
@@ -65,7 +66,7 @@ class DownUnit(nn.Module):
 
 @MODELS.register("ShuffleV2")
 class ShuffleV2(Classifier):
-    """Three stages, each entered with stride 2, and a last 1x1 convolution."""
+    """Three stages, the first unit of each with stride 2, and a last 1x1 convolution."""
 
     learning_rate = 0.01
     head_name = "linear"

@@ -13,7 +13,7 @@ from . import MODELS
 from .base import Classifier, Features, he_init
 
 WIDTHS = (64, 128, 256, 512, 512)
-CONVOLUTIONS = {  # in each block
+CONVOLUTIONS = {  # depth -> number in each block
     8: (1, 1, 1, 1, 1),
     11: (1, 1, 2, 2, 2),
     13: (2, 2, 2, 2, 2),
@@ -24,9 +24,9 @@ LARGE = 64  # images from this size on are pooled before the last stage as well
 
 
 class VGG(Classifier):
-    """The published networks for 32x32 images leave out one of VGG's poolings.
+    """VGG with global average pooling; images below 64x64 are pooled one time less.
 
-    Raises ValueError for an image that would be pooled to nothing.
+    `features` raises ValueError for an image too small for the poolings.
     """
 
     head_name = "classifier"
@@ -65,7 +65,7 @@ class VGG(Classifier):
 
 
 def block(convolutions: int, c_in: int, c_out: int) -> nn.Sequential:
-    """Convolutions with ReLU between them; what follows the last one is left to the network."""
+    """3x3 convolutions with BatchNorm and ReLU, without the last ReLU."""
     layers = []
     for _ in range(convolutions):
         layers += [nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.ReLU()]

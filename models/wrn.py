@@ -15,7 +15,7 @@ from .base import Classifier, Features, he_init
 class PreactBlock(nn.Module):
     """BatchNorm and ReLU before each of two 3x3 convolutions, and a shortcut.
 
-    The network runs `bn1` itself: what it gives is the pre-activation of the stage before.
+    The network runs `bn1` itself, whose output is the pre-activation of the stage before.
     """
 
     def __init__(self, c_in: int, c_out: int, stride: int):
@@ -36,7 +36,7 @@ class PreactBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Holds the blocks under the name that published checkpoints give them."""
+    """Blocks of which the first has the stride, under the name of published checkpoints."""
 
     def __init__(self, blocks: int, c_in: int, c_out: int, stride: int):
         super().__init__()
@@ -45,7 +45,10 @@ class Stage(nn.Module):
 
 
 class WideResNet(Classifier):
-    """`depth` layers, `width` times the channels of a ResNet. A stage hands on a bare sum."""
+    """`depth` layers, `width` times the channels of a ResNet.
+
+    A stage's output is a sum without ReLU: `preacts` are outputs of the BatchNorm after it.
+    """
 
     not_features = ("bn1",)
 

@@ -112,10 +112,47 @@ def test_features_are_found(name, size, stages, activated):
     assert all(p.grad is not None for p in network.parameters())
 
 
+class Reused(Functional):
+    """Runs one activation module after every stage, and a last ReLU as a function."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.act = nn.ReLU()
+        self.last = nn.Conv2d(32, 32, 1)
+
+    def forward(self, x):
+        for layer in (self.conv1, self.layer1, self.layer2, self.layer3):
+            x = self.act(layer(x))
+        return self.out(F.relu(self.last(x)).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        (
+            f"{HERE}:Functional",
+            32,
+            "stages: layer1 (8, 32, 32), layer2 (16, 16, 16), layer3 (32, 8, 8); "
+            "last map layer3; classifier out",
+        ),
+        (
+            f"{HERE}:Reused",
+            32,
+            "stages: act[1] (8, 32, 32), act[2] (16, 16, 16), last (32, 8, 8); "
+            "last map relu of last; classifier out",
+        ),
+        ("resnet8", 32, ""),
+    ],
+)
+def test_what_was_found_is_described_in_a_line(name, size, expected):
+    assert build(name, 7, size).describe() == expected
+
+
 def test_a_transformer_has_logits_and_no_maps():
     network = build("torchvision:vit_b_32", 5, 224).eval()
     with torch.no_grad():
         shown = network.features(torch.randn(1, 3, 224, 224))
+    assert network.describe() == "no stages; no last map; classifier heads.head"
     assert shown.stages == ()
     assert shown.stem is None
     assert shown.pooled.shape == (1, 768)

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from dataset import augment, autoaugment
-from dataset.autoaugment import POLICY, SIGNED, auto_augment, move, pick, source, strength
+from dataset.autoaugment import (
+    POLICY,
+    SIGNED,
+    auto_augment,
+    choose_operations,
+    magnitude,
+    source_pixels,
+    warp,
+)
 from helper.vision import torchvision
 
 NEAREST = torchvision.transforms.InterpolationMode.NEAREST
@@ -41,11 +49,11 @@ def make_hard(size):
 
 
 def ours(images, name, level, sign):
-    """One operation of one strength for all images (M, 3, H, W)."""
-    (m, _, h, w), operation = images.shape, autoaugment.KINDS[name]
-    amount = sign * strength(name, level, h, w)
-    if operation is move:
-        return move(images, source(name, amount, h, w).expand(m, -1))
+    """One operation of one magnitude for all images (M, 3, H, W)."""
+    (m, _, h, w), operation = images.shape, autoaugment.FUNCTIONS[name]
+    amount = sign * magnitude(name, level, h, w)
+    if operation is warp:
+        return warp(images, source_pixels(name, amount, h, w).expand(m, -1))
     return operation(images, torch.full((m, 1, 1, 1), amount))
 
 
@@ -59,51 +67,51 @@ def test_the_policy_is_torchvisions():
 
 def test_the_operations_are_those_of_torchvision():
     space = torchvisions()._augmentation_space(10, (32, 32))
-    assert set(space) == set(autoaugment.KINDS)
+    assert set(space) == set(autoaugment.FUNCTIONS)
     assert {name for name, (_, signed) in space.items() if signed} == set(SIGNED)
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", autoaugment.KINDS)
+@pytest.mark.parametrize("name", autoaugment.FUNCTIONS)
 def test_an_operation_equals_torchvisions_at_every_level(name, size):
     images, apply = make_hard(size), torchvision.transforms.autoaugment._apply_op
     magnitudes, signed = torchvisions()._augmentation_space(10, size)[name]
     has_levels = magnitudes.ndim == 1
     for level in range(10) if has_levels else [0]:
         for sign in (1, -1) if signed else (1,):
-            magnitude = sign * (magnitudes[level] if has_levels else magnitudes).item()
-            expected = torch.stack([apply(i, name, magnitude, NEAREST, None) for i in images])
+            amount = sign * (magnitudes[level] if has_levels else magnitudes).item()
+            expected = torch.stack([apply(i, name, amount, NEAREST, None) for i in images])
             assert torch.equal(ours(images, name, level, sign), expected), (level, sign)
     assert not torch.equal(expected, images)  # the last level is not the image itself
 
 
-def test_images_of_a_group_have_strengths_of_their_own():
+def test_images_of_a_group_have_magnitudes_of_their_own():
     images = make(4)
     amounts = torch.tensor([0.3, -0.9, 0.0, 0.9]).view(-1, 1, 1, 1)
     for name in ("Brightness", "Color", "Contrast", "Sharpness"):
-        operation = autoaugment.KINDS[name]
+        operation = autoaugment.FUNCTIONS[name]
         alone = [operation(i[None], amount[None]) for i, amount in zip(images, amounts)]
         assert torch.equal(operation(images, amounts), torch.cat(alone))
         assert torch.equal(alone[2][0], images[2])
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_policy_equals_torchvisions_for_the_same_picks(size):
+def test_the_policy_equals_torchvisions_for_the_same_choices(size):
     images, index = make(800, size), torch.arange(5000, 5800)
-    picks = pick(3, 7, index)
-    seen = set(zip(picks.policy.tolist(), *picks.applied.tolist()))
+    choices = choose_operations(3, 7, index)
+    seen = set(zip(choices.policy.tolist(), *choices.applied.tolist()))
     assert len(seen) > 75  # of 25 sub-policies with both, one or none of their operations
     theirs = torchvisions()
     expected = []
     for i, image in enumerate(images):
         # torchvision applies an operation if its number is at most the chance, and negates at 0
-        numbers = 2.0 * ~picks.applied[:, i]
-        params = (int(picks.policy[i]), numbers, 1 - picks.negative[:, i])
+        numbers = 2.0 * ~choices.applied[:, i]
+        params = (int(choices.policy[i]), numbers, 1 - choices.negative[:, i])
         theirs.get_params = lambda _, params=params: params
         expected.append(theirs(image))
     got = auto_augment(images, 3, 7, index)
     wrong = (got != torch.stack(expected)).flatten(1).any(1)
-    assert not wrong.any(), [POLICY[policy] for policy in picks.policy[wrong]]
+    assert not wrong.any(), [POLICY[policy] for policy in choices.policy[wrong]]
 
 
 def test_pixels_depend_on_seed_epoch_and_sample_alone():
@@ -136,8 +144,8 @@ def chi_square(values, bins):
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (0, 1), (-3, 239)])
-def test_picks_are_uniform_and_as_likely_as_they_should_be(seed, epoch):
-    policy, applied, negative = pick(seed, epoch, torch.arange(20_000))
+def test_choices_are_uniform_and_as_likely_as_they_should_be(seed, epoch):
+    policy, applied, negative = choose_operations(seed, epoch, torch.arange(20_000))
     # 24 and 99 degrees of freedom; 6 standard deviations of a chi-square
     assert chi_square(policy, 25) < 24 + 6 * 6.9
     assert chi_square((policy * 2 + negative[0]) * 2 + negative[1], 100) < 99 + 6 * 14.1
@@ -149,22 +157,22 @@ def test_picks_are_uniform_and_as_likely_as_they_should_be(seed, epoch):
             assert abs(share - chance) <= 5 * spread  # never where the chance is 0
 
 
-def test_picks_are_independent_of_each_other_and_of_the_crop():
+def test_choices_are_independent_of_each_other_and_of_the_crop():
     index = torch.arange(20_000)
-    policy, applied, negative = pick(0, 0, index)
+    policy, applied, negative = choose_operations(0, 0, index)
     chance = torch.tensor([[tenths / 10 for _, tenths, _ in pair] for pair in POLICY]).T
     surprise = applied.double() - chance[:, policy]  # (2, M)
-    views = augment.choose(0, 0, index, padding=4, flip=True)
-    other = pick(0, 1, index)
-    order = augment.order(0, 0, len(index))
+    views = augment.choose_views(0, 0, index, padding=4, flip=True)
+    other = choose_operations(0, 1, index)
+    order = augment.permutation(0, 0, len(index))
     columns = [policy, *surprise, *negative, *views, other.policy, *other.negative, order]
     together = torch.corrcoef(torch.stack([column.double() for column in columns]))
     assert together.fill_diagonal_(0).abs().max() < 0.036  # 5 standard deviations
 
 
-def test_the_picks_of_this_version_are_kept():
+def test_the_choices_of_this_version_are_kept():
     """A checkpoint resumed by a later version has to go on with the same pixels."""
-    policy, applied, negative = pick(1, 2, torch.arange(6))
+    policy, applied, negative = choose_operations(1, 2, torch.arange(6))
     assert policy.tolist() == [1, 19, 0, 8, 23, 20]
     assert applied.int().tolist() == [[1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, 1]]
     assert negative.tolist() == [[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 1]]

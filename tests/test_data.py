@@ -5,6 +5,8 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import urllib.error
 from dataclasses import fields, replace
@@ -17,8 +19,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from dataset import DATASETS
-from dataset.base import DataSet, mean_and_std
-from dataset.folder import Files, Folder, content_key, open_image, square
+from dataset.base import DataSet, DataSource, mean_and_std
+from dataset.folder import Files, Folder, content_key, open_image, resize_and_center_crop
 from dataset.loader import Loader
 from helper.errors import UserError
 from helper.options import Parser
@@ -37,6 +39,23 @@ def one_line(error) -> str:
 
 def test_registry():
     assert set(NAMES) <= set(DATASETS)
+    assert all(issubclass(DATASETS[name], DataSource) for name in DATASETS)
+    with pytest.raises(ValueError, match="'mine' is no subclass of dataset.base.DataSource"):
+        DATASETS.register("mine")(object)
+
+
+def test_a_source_of_no_more_than_images_changes_no_default():
+    class Bare(DataSource):
+        pass
+
+    assert (Bare.teacher, Bare.student, Bare.warmup) == (None, None, None)
+    assert not Bare.networks
+    assert Bare.recipe({"epochs": 3}) == {}
+    assert Bare.recipe({}) is not Bare.recipe({})  # a caller may fill it
+    assert Bare.pretrained("resnet8") is None
+    assert fields(Bare.Options()) == ()
+    with pytest.raises(NotImplementedError, match="implements load"):
+        Bare.load(Bare.Options())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,6 +108,18 @@ def test_mean_and_std_are_exact():
     assert mean == pytest.approx(numbers.mean(1).tolist(), abs=1e-12)
     assert std[:2] == pytest.approx(numbers.std(1, correction=0).tolist()[:2], abs=1e-12)
     assert std[2] == 1 / 255  # and not 0: normalising divides by it
+
+
+def test_importing_data_sets_and_networks_imports_nothing_slow():
+    """What a command's --help waits for: torch, and no package that only some runs need."""
+    code = "import torch, sys; old = {*sys.modules}; import dataset, models"
+    code += "; print(*{*sys.modules} - old)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    new = set(done.stdout.split())
+    assert {"dataset.folder", "dataset.stream", "models.any"} <= new
+    slow = {"PIL", "torchvision", "timm", "sklearn", "scipy", "pandas", "multiprocessing.pool"}
+    slow |= {"concurrent.futures.process", "torch._dynamo", "torch._inductor"}
+    assert not new & slow
 
 
 # digits
@@ -362,11 +393,13 @@ def test_a_palette_with_many_transparent_colours_brings_no_warning(tmp_path):
 def test_square_scales_the_shorter_side_and_keeps_the_middle():
     stripes = np.zeros((16, 48, 3), np.uint8)
     stripes[:, 16:32] = 255  # the middle third is white
-    assert (np.asarray(square(Image.fromarray(stripes), 16)) == 255).all()
-    middle = np.asarray(square(Image.fromarray(stripes.transpose(1, 0, 2).copy()), 8))
+    assert (np.asarray(resize_and_center_crop(Image.fromarray(stripes), 16)) == 255).all()
+    middle = np.asarray(
+        resize_and_center_crop(Image.fromarray(stripes.transpose(1, 0, 2).copy()), 8)
+    )
     assert middle.shape == (8, 8, 3)
     assert (middle[1:-1] == 255).all()
-    assert square(Image.fromarray(random_image(0, 9, 13)), 32).size == (32, 32)
+    assert resize_and_center_crop(Image.fromarray(random_image(0, 9, 13)), 32).size == (32, 32)
 
 
 def test_image_size_brings_different_sizes_together(images):

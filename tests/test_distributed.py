@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataset.loader import shares
+from dataset.loader import rank_shares
 from engine import distributed
 from engine.device import pick_device
 from helper.errors import UserError
@@ -135,7 +135,7 @@ def test_processes_that_nobody_started(monkeypatch):
 @pytest.mark.parametrize(("n", "ranks"), [(10, 3), (2, 3), (7, 1)])
 def test_shares_are_those_of_the_loader(n, ranks, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", str(ranks))
-    dealt = [hi - lo for r in range(ranks) for lo, hi in shares(n, n, r, ranks)]
+    dealt = [hi - lo for r in range(ranks) for lo, hi in rank_shares(n, n, r, ranks)]
     assert distributed.share_sizes(n) == dealt
 
 

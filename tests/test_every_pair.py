@@ -22,7 +22,7 @@ PAIRS = [
 
 def leaves(shown):
     """The same pass, every tensor of it a leaf that keeps a gradient."""
-    return shown.each(lambda tensor: tensor.detach().clone().requires_grad_())
+    return shown.map(lambda tensor: tensor.detach().clone().requires_grad_())
 
 
 @pytest.fixture(scope="module", params=PAIRS, ids="->".join)

@@ -5,19 +5,20 @@ import torch
 from PIL import Image
 
 from dataset.augment import (
+    AUGMENTATION_VERSION,
     Views,
-    blank,
-    choose,
-    crop,
+    choose_views,
+    crop_and_flip,
     draw,
-    mix,
+    hash_32,
+    new_canvas,
     normalise,
-    order,
+    permutation,
     scale_and_shift,
 )
 from dataset.autoaugment import auto_augment
 from dataset.base import DataSet, Split
-from dataset.loader import CHUNK, Loader, chunks, shares
+from dataset.loader import CHUNK_BYTES, Loader, group_sizes, rank_shares
 from helper.errors import UserError
 from helper.vision import torchvision
 
@@ -55,8 +56,8 @@ def torchvision_image(pixels, top, left, mirror, padding):
 def test_train_images_equal_torchvision_pipeline(size, tall, padding):
     data = make(120, size, tall, padding)
     images, labels, index = epoch_of(Loader(data, "train", 32, seed=3, device="cpu"), epoch=2)
-    views = choose(3, 2, index, padding, flip=True)
-    assert set(views.mirror.tolist()) == {0, 1}
+    views = choose_views(3, 2, index, padding, flip=True)
+    assert set(views.flip.tolist()) == {0, 1}
     assert torch.equal(labels, data.train.labels[index])
     for image, i, *view in zip(images, index, *(v.tolist() for v in views)):
         expected = torchvision_image(data.train.images[i], *view, padding)
@@ -66,8 +67,8 @@ def test_train_images_equal_torchvision_pipeline(size, tall, padding):
 def test_every_offset_and_mirror_image():
     pixels = make(1, size=6, padding=2).train.images
     grid = torch.cartesian_prod(torch.arange(5), torch.arange(5), torch.arange(2))
-    canvas = blank(pixels, 60, 2)  # larger than needed
-    crops = crop(pixels.expand(50, 3, 6, 6), Views(*grid.T), canvas)
+    canvas = new_canvas(pixels, 60, 2)  # larger than needed
+    crops = crop_and_flip(pixels.expand(50, 3, 6, 6), Views(*grid.T), canvas)
     padded = torch.nn.functional.pad(pixels[0], (2, 2, 2, 2))
     for (top, left, mirror), got in zip(grid.tolist(), crops):
         expected = padded[:, top : top + 6, left : left + 6]
@@ -76,11 +77,11 @@ def test_every_offset_and_mirror_image():
 
 def test_a_canvas_is_as_good_as_new_after_use():
     data = make(40)
-    views = choose(0, 0, torch.arange(40), 2, flip=True)
-    used = blank(data.train.images, 40, 2)
-    first = crop(data.train.images, views, used)
-    crop(255 - data.train.images, views, used)
-    assert torch.equal(crop(data.train.images, views, used), first)
+    views = choose_views(0, 0, torch.arange(40), 2, flip=True)
+    used = new_canvas(data.train.images, 40, 2)
+    first = crop_and_flip(data.train.images, views, used)
+    crop_and_flip(255 - data.train.images, views, used)
+    assert torch.equal(crop_and_flip(data.train.images, views, used), first)
 
 
 def test_test_split_is_in_order_and_untouched():
@@ -106,9 +107,9 @@ def test_last_batch_is_kept_and_every_sample_comes_once():
 def test_chunks_do_not_show(batch_size, monkeypatch):
     """How many images are augmented at once changes nothing."""
     data = make(300)
-    assert CHUNK > 300 * 3 * 8 * 8
+    assert CHUNK_BYTES > 300 * 3 * 8 * 8
     whole = epoch_of(Loader(data, "train", batch_size, 1, "cpu"), 4)
-    monkeypatch.setattr("dataset.loader.CHUNK", 20 * 3 * 8 * 8)
+    monkeypatch.setattr("dataset.loader.CHUNK_BYTES", 20 * 3 * 8 * 8)
     assert all(map(torch.equal, epoch_of(Loader(data, "train", batch_size, 1, "cpu"), 4), whole))
 
 
@@ -180,18 +181,18 @@ def chi_square(values, bins):
 
 @pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (0, 1), (1, 0), (-3, 239), (2**40, 7)])
 def test_offsets_and_flips_are_uniform_and_independent(seed, epoch):
-    views = choose(seed, epoch, torch.arange(50_000), padding=4, flip=True)
+    views = choose_views(seed, epoch, torch.arange(50_000), padding=4, flip=True)
     assert int(views.top.min()) == int(views.left.min()) == 0
     assert int(views.top.max()) == int(views.left.max()) == 8
-    together = (views.top * 9 + views.left) * 2 + views.mirror
+    together = (views.top * 9 + views.left) * 2 + views.flip
     # 161 degrees of freedom: mean 161, standard deviation 18; 6 deviations either way
     assert 53 < chi_square(together, 162) < 269
-    assert abs(float(views.mirror.double().mean()) - 0.5) < 0.012  # 5 deviations
+    assert abs(float(views.flip.double().mean()) - 0.5) < 0.012  # 5 deviations
 
 
 @pytest.mark.parametrize("lag", [1, 2, 3, 64, 1024])
 def test_neighbouring_samples_are_uncorrelated(lag):
-    views = choose(0, 0, torch.arange(50_000), padding=4, flip=True)
+    views = choose_views(0, 0, torch.arange(50_000), padding=4, flip=True)
     for choice in views:
         pair = torch.stack([choice[:-lag], choice[lag:]]).double()
         assert abs(float(torch.corrcoef(pair)[0, 1])) < 0.023  # 5 deviations
@@ -205,12 +206,12 @@ def test_other_seeds_and_epochs_are_unrelated(other):
     for purpose in range(4):
         pair = torch.stack([draw(0, 0, purpose, index), draw(*other, purpose, index)]).double()
         assert abs(float(torch.corrcoef(pair)[0, 1])) < 0.023
-    same = (order(0, 0, 50_000) == order(*other, 50_000)).sum()
+    same = (permutation(0, 0, 50_000) == permutation(*other, 50_000)).sum()
     assert same < 10  # one is expected
 
 
 def test_order_is_a_permutation_without_trend():
-    places = order(0, 0, 50_000)
+    places = permutation(0, 0, 50_000)
     assert torch.equal(places.sort().values, torch.arange(50_000))
     pair = torch.stack([places, torch.arange(50_000)]).double()
     assert abs(float(torch.corrcoef(pair)[0, 1])) < 0.023
@@ -221,15 +222,16 @@ def test_order_is_a_permutation_without_trend():
 def test_the_hash_is_murmur3_and_the_same_for_ints_and_tensors():
     """Known answers; int64 products wrap, and their low 32 bits have to be exact."""
     known = {0: 0, 1: 0x514E28B7, 2: 0x30F4C306, 0xFFFFFFFF: 0x81F16F39}
-    assert {x: mix(x) for x in known} == known
+    assert {x: hash_32(x) for x in known} == known
     numbers = torch.tensor([0, 1, 2**31, 2**32 - 1, 123_456_789])
-    assert mix(numbers).tolist() == [mix(x) for x in numbers.tolist()]
+    assert hash_32(numbers).tolist() == [hash_32(x) for x in numbers.tolist()]
 
 
 def test_the_choices_of_this_version_are_kept():
-    """A checkpoint resumed by a later version has to go on with the same pixels."""
-    assert order(1, 2, 10).tolist() == [3, 6, 1, 7, 9, 4, 5, 0, 8, 2]
-    top, left, mirror = choose(1, 2, torch.arange(6), padding=4, flip=True)
+    """A checkpoint resumed later has to go on with the same pixels; others need a new version."""
+    assert AUGMENTATION_VERSION == 1
+    assert permutation(1, 2, 10).tolist() == [3, 6, 1, 7, 9, 4, 5, 0, 8, 2]
+    top, left, mirror = choose_views(1, 2, torch.arange(6), padding=4, flip=True)
     assert top.tolist() == [0, 2, 4, 3, 0, 8]
     assert left.tolist() == [2, 5, 2, 4, 2, 6]
     assert mirror.tolist() == [1, 1, 0, 1, 0, 1]
@@ -237,7 +239,7 @@ def test_the_choices_of_this_version_are_kept():
 
 def test_shares_differ_by_at_most_one_and_touch():
     for n, batch_size, ranks in [(10, 4, 3), (7, 7, 4), (5, 8, 2)]:
-        bounds = [shares(n, batch_size, rank, ranks) for rank in range(ranks)]
+        bounds = [rank_shares(n, batch_size, rank, ranks) for rank in range(ranks)]
         for parts in zip(*bounds):
             sizes = [hi - lo for lo, hi in parts]
             assert max(sizes) - min(sizes) <= 1
@@ -246,8 +248,8 @@ def test_shares_differ_by_at_most_one_and_touch():
 
 
 def test_chunks_group_sizes():
-    assert list(chunks([4, 4, 4, 2], 8)) == [[4, 4], [4, 2]]
-    assert list(chunks([9, 1], 8)) == [[9], [1]]
+    assert list(group_sizes([4, 4, 4, 2], 8)) == [[4, 4], [4, 2]]
+    assert list(group_sizes([9, 1], 8)) == [[9], [1]]
 
 
 def test_what_breaks_the_contract_is_named():
