@@ -112,7 +112,7 @@ def print_heading(setting: Setting, folder: RunFolder, student: Classifier, obje
         "data": f"{data.name}: {counts['train']:,} training{share} and {counts['test']:,} test "
         f"images of {size} in {len(data.classes)} classes, {kept}",
         "pixels": f"mean ({mean}), std ({std})",
-        "network": f"{setting.model}, {count_parameters(student):,} parameters",
+        "network": describe_network(setting.model, student),
         "objective": objective,
         "training": f"{options.epochs} epochs, batch {options.batch_size}, "
         f"rate {schedule.start:g}{falls}, momentum {options.momentum:g}, "
@@ -123,6 +123,12 @@ def print_heading(setting: Setting, folder: RunFolder, student: Classifier, obje
     }
     for name, text in lines.items():
         print(f"{name + ':':<11}{text}", flush=True)
+
+
+def describe_network(name: str, network: Classifier) -> str:
+    """Name and size; of a network from elsewhere the stages that were found as well."""
+    found = f" ({found})" if (found := network.describe()) else ""
+    return f"{name}, {count_parameters(network):,} parameters{found}"
 
 
 def measure_teacher(teacher: Trained, setting: Setting, test) -> dict[str, Any]:
@@ -136,7 +142,7 @@ def measure_teacher(teacher: Trained, setting: Setting, test) -> dict[str, Any]:
             "give another"
         ) from None
     print(
-        f"{'teacher:':<11}{teacher.name}, {teacher.facts['parameters']:,} parameters, "
+        f"{'teacher:':<11}{describe_network(teacher.name, teacher.network)}, "
         f"{scores['acc']:.2f} % (top-5 {scores['acc_top5']:.2f}), {teacher.path}",
         flush=True,
     )
