@@ -54,8 +54,8 @@ class DataSet:
 class DataSource:
     """Base of what is registered in DATASETS: a subclass has `Options` and implements `load`.
 
-    The other attributes say what belongs to this data where the command line says nothing; the
-    defaults change nothing.
+    The other attributes are this data's own defaults for options that the user did not give; those
+    here change nothing.
     """
 
     networks: Mapping[str, str] = {}  # name on the command line -> network built for this data

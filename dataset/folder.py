@@ -202,14 +202,14 @@ def worker_pool() -> concurrent.futures.Executor:
 def decode_group(paths: list[str], size: int, common: tuple[int, int] | None) -> np.ndarray:
     """A few images as (M, 3, S, S) uint8; UserError if one has not the `common` size, if given."""
     images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
-    for place, path in enumerate(paths):
+    for i, path in enumerate(paths):
         image = open_image(path)
         if common and image.size != common:
             raise UserError(
                 f"images differ in size ({path} is {image.size[0]} x {image.size[1]}, the first is "
                 f"{common[0]} x {common[1]}): give --image_size"
             )
-        images[place] = np.asarray(resize_and_center_crop(image, size)).transpose(2, 0, 1)
+        images[i] = np.asarray(resize_and_center_crop(image, size)).transpose(2, 0, 1)
     return images
 
 

@@ -66,7 +66,7 @@ def to_split(source, size: int) -> Split:
     from PIL import Image
 
     images = np.empty((len(source.data), 3, size, size), dtype=np.uint8)  # (N, 3, S, S)
-    for place, pixels in enumerate(source.data):
+    for i, pixels in enumerate(source.data):
         image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-        images[place] = np.asarray(resize_and_center_crop(image, size)).transpose(2, 0, 1)
+        images[i] = np.asarray(resize_and_center_crop(image, size)).transpose(2, 0, 1)
     return Split(torch.from_numpy(images), torch.from_numpy(source.labels).long())

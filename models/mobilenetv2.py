@@ -75,9 +75,9 @@ class MobileNetV2(Classifier):
     def features(self, x):
         x = stem = self.conv1(x)  # (B, C, H, W)
         stages = []
-        for place, block in enumerate(self.blocks):
+        for i, block in enumerate(self.blocks):
             x = block(x)
-            if place in STAGE_ENDS:
+            if i in STAGE_ENDS:
                 stages.append(x)
         last_map = self.conv2(x)
         pooled = last_map.mean(dim=(2, 3))  # (B, C)
@@ -86,4 +86,4 @@ class MobileNetV2(Classifier):
         return Features(stem, stages, stages, last_map, pooled, logits, self.classifier)
 
     def preact_norms(self):
-        return tuple(self.blocks[place][-1].conv[-1] for place in STAGE_ENDS)
+        return tuple(self.blocks[i][-1].conv[-1] for i in STAGE_ENDS)

@@ -56,9 +56,9 @@ class ShuffleV1(Classifier):
         self.conv1 = nn.Conv2d(3, STEM, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(STEM)
         c_in = STEM
-        for place, (c_out, n) in enumerate(STAGES, start=1):
+        for i, (c_out, n) in enumerate(STAGES, start=1):
             units = [Unit(c_in, c_out, 2), *(Unit(c_out, c_out, 1) for _ in range(n - 1))]
-            setattr(self, f"layer{place}", nn.Sequential(*units))
+            setattr(self, f"layer{i}", nn.Sequential(*units))
             c_in = c_out
         self.linear = nn.Linear(c_in, num_classes)
 

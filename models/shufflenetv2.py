@@ -77,9 +77,9 @@ class ShuffleV2(Classifier):
         self.conv1 = nn.Conv2d(3, STEM, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(STEM)
         c_in = STEM
-        for place, (c_out, n) in enumerate(STAGES, start=1):
+        for i, (c_out, n) in enumerate(STAGES, start=1):
             units = [DownUnit(c_in, c_out), *(Unit(c_out) for _ in range(n))]
-            setattr(self, f"layer{place}", nn.Sequential(*units))
+            setattr(self, f"layer{i}", nn.Sequential(*units))
             c_in = c_out
         self.conv2 = nn.Conv2d(c_in, LAST, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(LAST)

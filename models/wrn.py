@@ -68,9 +68,9 @@ class WideResNet(Classifier):
         x = stem = self.conv1(x)  # (B, C, H, W)
         stages, norms = [], []
         for stage in (self.block1, self.block2, self.block3):
-            for place, block in enumerate(stage.layer):
+            for i, block in enumerate(stage.layer):
                 before = block.bn1(x)
-                if place == 0:
+                if i == 0:
                     norms.append(before)
                 x = block(x, F.relu(before))
             stages.append(x)
