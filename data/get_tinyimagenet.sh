@@ -4,10 +4,10 @@
 # it elsewhere; --help has the rest.
 set -eu
 root=$(CDPATH='' cd "$(dirname "$0")/.." && pwd)
-python=python3
-[ ! -x "$root/.venv/bin/python" ] || python=$root/.venv/bin/python
-if ! command -v "$python" >/dev/null; then
-    echo "error: $python is not there: install Python 3" >&2
+python=${PYTHON:-python3}
+[ -n "${PYTHON:-}" ] || [ ! -x "$root/.venv/bin/python" ] || python=$root/.venv/bin/python
+if ! "$python" -c 'from importlib.util import find_spec as f; exit(not f("torchvision"))' 2>/dev/null; then
+    echo "error: $python is not there or lacks torchvision: run sh scripts/setup.sh first" >&2
     exit 2
 fi
 exec "$python" "$root/scripts/get_tinyimagenet.py" "$@"

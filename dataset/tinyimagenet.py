@@ -50,4 +50,8 @@ def check_folder(root: Path) -> None:
     if not val.is_dir():  # and where test/ is, it has no labels
         raise UserError(f"no val/ in {root}: move what is there away and run `{command}`")
     if (val / "images").is_dir() and (val / "val_annotations.txt").is_file():
-        raise UserError(f"{val} is as published, not one folder a class: run `{command}`")
+        here, aside = shlex.quote(str(root)), shlex.quote(f"{root}.published")
+        raise UserError(
+            f"{val} is as published, not one folder a class: run `mv {here} {aside} && {command} "
+            f"--from {aside}`"
+        )
