@@ -58,6 +58,9 @@ def effective(values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
     if values["lr_decay_epochs"] is None:
         decays = in_proportion(DECAY_EPOCHS, DECAY_EPOCHS_OF, options.epochs)
         values["lr_decay_epochs"] = decays
+    if isinstance(values["lr_decay_epochs"], tuple):  # a decay at the end or later is none
+        within = (at for at in values["lr_decay_epochs"] if at < options.epochs)
+        values["lr_decay_epochs"] = tuple(within)
     if values["seed"] is None:
         values["seed"] = options.trial
     if "image_size" in values:

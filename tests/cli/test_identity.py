@@ -1,0 +1,220 @@
+"""Command lines that give other numbers are other experiments, and only those."""
+
+import json
+import warnings
+
+import pytest
+import torch
+
+import train_student
+import train_teacher
+import transfer_student
+from models import MODELS
+from runs import checkpoint
+from tests.conftest import only
+
+DATA = "--dataset fake --fake_size 40 --image_size 8 --batch_size 16 --fake_classes 4 --epochs 1"
+STUDENT = f"train_student --path_t one.pth --model_t resnet8 {DATA}"
+SCRIPTS = {
+    "train_student": train_student,
+    "train_teacher": train_teacher,
+    "transfer_student": transfer_student,
+}
+
+
+@pytest.fixture
+def folder_of(tmp_path, monkeypatch):
+    """The folder that a command line would train in; nothing is trained."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(5)
+    for name in ("one", "two"):
+        torch.save({"model": MODELS["resnet8"](4).state_dict()}, f"{name}.pth")
+
+    def folder_of(line):
+        script, *words = line.split()
+        found = []
+        monkeypatch.setattr(
+            SCRIPTS[script], "is_finished", lambda folder, setting: found.append(folder) or True
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            getattr(SCRIPTS[script], script)(words)
+        return found[0]
+
+    return folder_of
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("", "--kd_T 20"),
+        ("", "--learning_rate 0.001"),
+        ("", "--epochs 50"),
+        ("", "--seed 7"),
+        ("", "--batch_size 8"),
+        ("", "--path_t two.pth"),
+        ("", "--momentum 0.8"),
+        ("", "--weight_decay 0"),
+        ("", "--lr_decay_rate 0.2"),
+        ("--epochs 9", "--epochs 9 --lr_decay_epochs 7"),
+        ("", "--aug"),
+        ("", "--train_fraction 0.5"),
+        ("", "-r 0.2"),
+        ("", "--model_s resnet14"),
+        ("", "--fake_size 44"),
+        ("", "--distill dkd"),
+        ("", "--tekap"),
+        ("--train_fraction 0.5", "--train_fraction 0.5 --fraction_seed 1"),
+        ("--tekap", "--tekap --tekap_noise 0.5"),
+        ("--sdd 1,2", "--sdd 1"),
+        ("--logit_stand --base-temp 2", "--logit_stand --base-temp 4"),
+        ("--distill crd --nce_k 16", "--distill crd --nce_k 8"),
+        ("--distill crd -a 1", "--distill crd -a 1 --kd_T 2"),
+        ("--distill dkd", "--distill dkd --warmup 1"),
+        ("--distill abound", "--distill abound --init_epochs 2"),
+        ("--distill crd --tekap --nce_k 8", "--distill crd --tekap --nce_k 8 --noisy_teachers 2"),
+    ],
+)
+def test_other_numbers_are_another_experiment_in_another_folder(one, other, folder_of):
+    here, there = folder_of(f"{STUDENT} {one}"), folder_of(f"{STUDENT} {other}")
+    assert here.experiment != there.experiment
+    assert here.experiment.differences(there.experiment)
+    assert here.path != there.path
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("", "--kd_T 4"),
+        ("", "--seed 1"),
+        ("", "-r 0.1 -a 0.9"),
+        ("", "--learning_rate 0.05"),
+        ("", "--lr_decay_epochs 1"),
+        ("", "--print_freq 7 --tb_freq 3 --save_freq 9 --num_workers 2"),
+        ("", "--device cpu --amp bf16 --channels_last off --deterministic"),
+        ("", "--path_t copy.pth"),
+        ("", "--train_fraction 1 --fraction_seed 3"),
+        ("", "--no_pair_defaults"),
+        ("", "--sync_bn"),
+        ("", "--data_dir elsewhere --dataset fake"),
+        ("--distill crd", "--distill crd --kd_T 20"),
+        ("--distill icd", "--distill dcd"),
+    ],
+)
+def test_the_same_numbers_are_the_same_experiment(one, other, folder_of, tmp_path):
+    (tmp_path / "copy.pth").write_bytes((tmp_path / "one.pth").read_bytes())
+    other = other.replace("--data_dir elsewhere", "")
+    here, there = folder_of(f"{STUDENT} {one}"), folder_of(f"{STUDENT} {other}")
+    assert here.experiment == there.experiment
+    assert here.path == there.path
+
+
+def test_trials_and_seeds(folder_of):
+    one, two = folder_of(f"{STUDENT} --trial 1"), folder_of(f"{STUDENT} --trial 2")
+    assert one.experiment != two.experiment
+    assert one.experiment.row == two.experiment.row
+    same = folder_of(f"{STUDENT} --trial 2 --seed 1")
+    assert same.experiment == one.experiment
+    assert same.path not in (one.path, two.path)
+
+
+def test_the_name_says_what_differs_from_the_usual(folder_of):
+    plain = folder_of(f"{STUDENT} --distill crd")
+    name = plain.path.name.split("_fake_")
+    assert name[0].startswith("S_resnet8_T_resnet8-")
+    assert name[1].startswith("crd_r_1_a_0_b_0.8_epochs_1_batch_size_16")
+    named = folder_of(f"{STUDENT} --distill crd --nce_k 4096 -a 1 --nce_t 0.07 --seed 4")
+    assert "_crd_r_1_a_1_b_0.8_nce_k_4096_epochs_1_batch_size_16_" in named.path.name
+    assert "_seed_4_" in named.path.name
+    assert "nce_t" not in named.path.name
+
+
+def test_two_sets_of_one_name_are_two_experiments(folder_of, tmp_path):
+    from PIL import Image
+
+    for where, level in (("a", 10), ("b", 200)):
+        for split in ("train", "val"):
+            for label in ("x", "y"):
+                path = tmp_path / where / "photos" / split / label
+                path.mkdir(parents=True)
+                Image.new("RGB", (8, 8), (level, 0, 0)).save(path / "1.png")
+    line = "train_teacher --model resnet8 --dataset folder --data_dir {}/photos"
+    one, two = folder_of(line.format("a")), folder_of(line.format("b"))
+    assert one.path == two.path
+    assert two.experiment.differences(one.experiment) == [
+        "the images or labels of the data set are others"
+    ]
+
+
+def test_best_and_last_of_a_run_are_two_sources(folder_of, tmp_path):
+    for name in ("resnet8_best.pth", "resnet8_last.pth"):
+        path = tmp_path / "a_run" / name
+        checkpoint.save(path, {"model": MODELS["resnet8"](4).state_dict()})
+    line = f"transfer_student --model_s resnet8 {DATA} --path_s a_run"
+    best, last = folder_of(f"{line}/resnet8_best.pth"), folder_of(f"{line}/resnet8_last.pth")
+    assert best.experiment.differences(last.experiment) == ["the probed checkpoint is another file"]
+    assert best.path.name.startswith("a_run_best-")
+    assert last.path.name.startswith("a_run_last-")
+
+
+def test_processes_without_synchronised_batchnorm_are_another_experiment(folder_of, monkeypatch):
+    alone = folder_of(STUDENT)
+    monkeypatch.setattr("cli.identity.world_size", lambda: 4)
+    four, synchronised = folder_of(STUDENT), folder_of(f"{STUDENT} --sync_bn")
+    assert synchronised.experiment == alone.experiment
+    assert four.experiment.differences(alone.experiment) == ["processes is 1 there and 4 here"]
+    assert "_processes_4_" in four.path.name
+
+
+def test_a_method_from_elsewhere_is_known_by_its_code(folder_of, tmp_path):
+    source = (
+        "from distiller_zoo import METHODS\n"
+        "from distiller_zoo.kd import KD\n"
+        "@METHODS.register('{name}')\n"
+        "class Mine(KD):\n"
+        "    '''Somebody, A Paper, 2026.'''\n"
+        "    recipe = KD.recipe.__class__(1.0, 0.0, 1.0)\n"
+    )
+    from distiller_zoo import METHODS
+
+    for name in ("mine_a", "mine_b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.py").write_text(source.format(name=name))
+    try:
+        one = folder_of(f"{STUDENT} --methods_dir mine_a --distill mine_a")
+        two = folder_of(f"{STUDENT} --methods_dir mine_b --distill mine_b")
+    finally:
+        for name in ("mine_a", "mine_b"):
+            METHODS._entries.pop(name, None)
+    assert dict(one.experiment.code)["method mine_a"]
+    assert dict(one.experiment.code)["method mine_a"] != dict(two.experiment.code)["method mine_b"]
+
+
+def test_a_finished_run_is_left_and_a_stopped_one_of_other_numbers_refused(run, fails, tmp_path):
+    run(f"train_teacher --model resnet8 {DATA}")
+    folder = only(tmp_path / "save" / "models")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    run(f"train_teacher --model resnet8 {DATA} --resume")
+    run(f"train_teacher --model resnet8 {DATA} --learning_rate 0.05")
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    summary = json.loads((folder / "run.json").read_text())
+    summary["experiment"]["options"]["weight_decay"] = 0.5
+    (folder / "run.json").write_text(json.dumps(summary))
+    message = fails(f"train_teacher --model resnet8 {DATA}")
+    assert "another experiment: weight_decay is 0.5 there and 0.0005 here" in message
+
+
+def test_a_resume_under_other_rounding_says_that_bits_may_differ(run, tmp_path, capsys):
+    line = f"train_teacher --model resnet8 {DATA}"
+    run(line)
+    folder = only(tmp_path / "save" / "models")
+    summary = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**summary, "status": "running"}))
+    run(f"{line} --resume --amp bf16")
+    assert (
+        "amp was off and is bf16: the run goes on, but bits may differ" in capsys.readouterr().err
+    )
+    began, resumed = json.loads((folder / "run.json").read_text())["provenance"]
+    assert began["options"]["amp"] == "off"
+    assert resumed["options"]["amp"] == "bf16"
+    assert resumed["command"] != began["command"]

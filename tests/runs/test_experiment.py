@@ -1,0 +1,104 @@
+"""Two experiments are equal exactly if they give the same numbers."""
+
+import dataclasses
+import json
+import pickle
+
+import pytest
+
+from cli.flags import EvalOptions, StudentOptions, TeacherOptions, TransferOptions
+from cli.parse import COMMON
+from dataset import DATASETS
+from distiller_zoo import METHODS, VIEWS
+from helper.errors import UserError
+from helper.options import GENERAL
+from runs.experiment import LONGEST_NAME, NO_NUMBER, ROUNDING, Experiment, identity_of
+
+ONE = Experiment(
+    "student",
+    (("kd_T", 4.0), ("sdd", (1, 2)), ("seed", 1)),
+    data="abc",
+    source="def",
+    title="S_a_T_b_set_kd",
+    unusual=("kd_T",),
+    trial=3,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"kind": "teacher"}, "a student there and a teacher here"),
+        ({"options": (("kd_T", 20.0), ("sdd", (1, 2)), ("seed", 1))}, "kd_T is 4 there and 20 her"),
+        ({"options": (("kd_T", 4.0), ("seed", 1))}, "sdd is .1, 2. there and not in force here"),
+        ({"data": "xyz"}, "the images or labels of the data set are others"),
+        ({"source": "xyz"}, "the teacher is another file"),
+        ({"code": (("augmentation", "2"),)}, "the code has other versions"),
+    ],
+)
+def test_whatever_changes_a_number_changes_the_digest(change, says):
+    other = dataclasses.replace(ONE, **change)
+    assert other != ONE
+    assert other.digest != ONE.digest
+    (difference,) = other.differences(ONE)
+    import re
+
+    assert re.search(says, difference)
+
+
+def test_labels_are_no_part_of_the_identity():
+    other = dataclasses.replace(ONE, title="renamed", unusual=(), trial=9)
+    assert other == ONE
+    assert other.digest == ONE.digest
+    assert other.differences(ONE) == []
+
+
+def test_a_row_is_the_experiment_without_its_seed():
+    other = dataclasses.replace(ONE, options=(("kd_T", 4.0), ("sdd", (1, 2)), ("seed", 2)))
+    assert other.digest != ONE.digest
+    assert other.row == ONE.row
+    assert dataclasses.replace(ONE, source="xyz").row != ONE.row
+
+
+def test_it_survives_a_pickle_and_a_file():
+    assert pickle.loads(pickle.dumps(ONE)) == ONE
+    back = Experiment.from_dict(json.loads(json.dumps(ONE.to_dict())))
+    assert back == ONE
+    assert (back.name, back.digest) == (ONE.name, ONE.digest)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ONE.kind = "teacher"
+
+
+@pytest.mark.parametrize("stored", [None, {}, {"kind": "student", "options": 3}, [1], "text"])
+def test_what_describes_no_experiment(stored):
+    with pytest.raises(UserError, match="no experiment is described"):
+        Experiment.from_dict(stored)
+
+
+def test_the_name_says_what_is_unusual_and_is_never_too_long():
+    assert ONE.name == "S_a_T_b_set_kd_kd_T_4_trial_3"
+    long = dataclasses.replace(ONE, title="x" * 200)
+    assert len(long.name) == LONGEST_NAME
+    assert long.name.endswith(f"_{ONE.digest[:12]}_trial_3")
+    other = dataclasses.replace(long, source="xyz")
+    assert other.name != long.name
+    assert dataclasses.replace(ONE, title="a:b/c").name.startswith("a-b-c_")
+
+
+def test_the_lists_of_options_name_only_options_that_exist():
+    """A renamed option would silently become, or cease to be, part of the identity."""
+    classes = [TeacherOptions, StudentOptions, TransferOptions, EvalOptions, *COMMON]
+    general = {f.name for cls in classes for f in dataclasses.fields(cls)}
+    entries = [registry[name] for registry in (METHODS, VIEWS, DATASETS) for name in registry]
+    known = general | {f.name for entry in entries for f in dataclasses.fields(entry.Options)}
+    assert known >= NO_NUMBER | ROUNDING
+    assert not NO_NUMBER & ROUNDING
+    of_eval = {f.name for f in dataclasses.fields(EvalOptions)}
+    trained = {f.name for cls in (*classes[:3], *COMMON) for f in dataclasses.fields(cls)}
+    assert trained == GENERAL, "helper.options.GENERAL is what no method may call its options"
+    assert of_eval - trained == {"ckpt", "json", "per_class"}
+
+
+def test_identity_of_options():
+    options = {"trial": 2, "kd_T": 4.0, "amp": "bf16", "save_dir": "x", "alpha": 1.0}
+    assert identity_of(options) == (("alpha", 1.0), ("kd_T", 4.0))
