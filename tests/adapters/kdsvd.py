@@ -13,10 +13,12 @@ from .features import of_parts, pairs
 
 def both_signs(case):
     """What each sample and vector adds to each part with either relative sign: (B, k, 2) a part."""
-    stages = [kdsvd.matched(s, t, case.hyper["k"]) for s, t in pairs(case)]
+    stages = [kdsvd.matched_vectors(s, t, case.hyper["k"]) for s, t in pairs(case)]
     return [
-        torch.stack([kdsvd.between(front, [sign * v for v in back]) for sign in (1, -1)], dim=-1)
-        for front, back in itertools.pairwise(stages)
+        torch.stack(
+            [kdsvd.adjacent_loss(first, [sign * v for v in second]) for sign in (1, -1)], dim=-1
+        )
+        for first, second in itertools.pairwise(stages)
     ]
 
 
