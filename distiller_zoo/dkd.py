@@ -65,7 +65,7 @@ class DKD(LogitDistiller):
         check_others(setup.student.logits.shape[1])
 
     @staticmethod
-    def pair_defaults(student, teacher, views):
+    def pair_defaults(teacher, student, views):
         pair = teacher, student
         if "logit_stand" in views and pair in STANDARDIZED:
             base_temp, kd_weight, others = STANDARDIZED[pair]

@@ -34,7 +34,7 @@ class KD(LogitDistiller):
         kd_T: float = option(4.0, "temperature of both softmaxes", parse=positive_number)
 
     @staticmethod
-    def pair_defaults(student, teacher, views):
+    def pair_defaults(teacher, student, views):
         if "logit_stand" not in views or (teacher, student) not in STANDARDIZED:
             return {}
         base_temp, kd_weight = STANDARDIZED[teacher, student]

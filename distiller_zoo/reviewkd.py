@@ -39,7 +39,7 @@ class ReviewKD(Distiller):
         self.fusions = fusions([x.shape[1] for x in s], [x.shape[1] for x in t], middle)
 
     @staticmethod
-    def pair_defaults(student, teacher, views):
+    def pair_defaults(teacher, student, views):
         return {"beta": 5.0} if (teacher, student) == ("resnet32x4", "resnet8x4") else {}
 
     def levels(self, shown: Features) -> list[Tensor]:

@@ -33,7 +33,7 @@ class RLD(LogitDistiller):
         rld_beta: float = option(8.0, "weight of the masked term", parse=not_negative)
 
     @staticmethod
-    def pair_defaults(student, teacher, views):
+    def pair_defaults(teacher, student, views):
         """Published runs on ImageNet; with logit standardization, within a family of networks."""
         on_imagenet = OTHERS_ON_IMAGENET.get((teacher, student))
         settings = {} if on_imagenet is None else {"rld_beta": on_imagenet}

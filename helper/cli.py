@@ -123,7 +123,7 @@ def parse_student(argv: Sequence[str]) -> Resolved:
     pair = {}
     if not typed.get("no_pair_defaults"):
         student = typed.get("model_s", data[1].get("model_s", StudentOptions.model_s))
-        pair = method.pair_defaults(student, teacher, views)
+        pair = method.pair_defaults(teacher, student, views)
     layers = [(f"recipe of {name}", {**vars(method.recipe), "model_t": teacher}), data]
     layers.append(("pair", pair))
     layers += [view_defaults(view, {**pair, **typed}, method) for view in views]

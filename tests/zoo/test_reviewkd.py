@@ -82,5 +82,5 @@ def test_a_network_without_maps_is_refused():
 
 
 def test_weighs_five_for_one_pair():
-    assert ReviewKD.pair_defaults("resnet8x4", "resnet32x4", ()) == {"beta": 5.0}
-    assert ReviewKD.pair_defaults("vgg8", "vgg13", ()) == {}
+    assert ReviewKD.pair_defaults("resnet32x4", "resnet8x4", ()) == {"beta": 5.0}
+    assert ReviewKD.pair_defaults("vgg13", "vgg8", ()) == {}
