@@ -86,6 +86,6 @@ class CRD(Distiller):
         k = log_score.shape[1] - 1
         c = k / len(self.memory_s.bank)
         odds = log_score - log(c + EPS)
-        # softplus(-x) = softplus(x) - x; the threshold is where float64 no longer sees a difference
+        # softplus(-x) = softplus(x) - x; beyond the threshold both are equal in float64
         loss = F.softplus(odds, threshold=40).sum() - odds[:, 0].sum()
         return loss / len(odds) + k * log1p(EPS / c)

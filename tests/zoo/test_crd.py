@@ -48,8 +48,8 @@ def test_literal_equals_the_reference(entry):
     t = case.hyper["nce_t"]
     loss = literal.crd(z_s, z_t, v1, v2, case["contrast_idx"], t, constants)
     np.testing.assert_allclose(loss.item(), case.expected("loss"), rtol=1e-9)
-    moved = literal.moved(v2, case["idx"], z_t, case.hyper["nce_m"])
-    np.testing.assert_allclose(moved, case.expected("after/memory_v2"), rtol=1e-9)
+    updated = literal.updated_bank(v2, case["idx"], z_t, case.hyper["nce_m"])
+    np.testing.assert_allclose(updated, case.expected("after/memory_v2"), rtol=1e-9)
 
 
 def test_similarity_picks_the_candidates():
@@ -127,6 +127,6 @@ def test_is_finite_where_exp_overflows_and_vectors_are_zero():
 
 
 def test_one_class_alone_is_refused():
-    shown = only_pooled(torch.zeros(2, 5)), only_pooled(torch.zeros(2, 7))
+    features = only_pooled(torch.zeros(2, 5)), only_pooled(torch.zeros(2, 7))
     with pytest.raises(ValueError, match="at least two"):
-        CRD(CRD.Options(), Setup(*shown, None, None, torch.zeros(9, dtype=torch.long)))
+        CRD(CRD.Options(), Setup(*features, None, None, torch.zeros(9, dtype=torch.long)))

@@ -83,14 +83,14 @@ def test_scores_that_overflow_are_finite():
     method = made(f, f, rrd_memory="momentum", nce_t=0.01)
     for memory in (method.memory_s, method.memory_t):
         memory.bank.copy_(-method.embed_s(f[:1]).detach().expand_as(memory.bank))
-    shown = [only_pooled(f[:1].clone().requires_grad_()), only_pooled(f[:1])]
+    features = [only_pooled(f[:1].clone().requires_grad_()), only_pooled(f[:1])]
     method.embed_t.load_state_dict(method.embed_s.state_dict())
     batch = Batch(None, LABELS[:1], torch.arange(1))
     for _ in range(2):
-        loss = method(*shown, batch)
+        loss = method(*features, batch)
         loss.backward()
         assert loss.isfinite()
-        assert shown[0].pooled.grad.isfinite().all()
+        assert features[0].pooled.grad.isfinite().all()
         for memory in (method.memory_s, method.memory_t):
             memory.bank.neg_()
 
@@ -112,7 +112,7 @@ def test_teachers_embedding_never_learns_and_hard_input_is_finite(kind):
 
 
 def test_momentum_needs_two_classes():
-    shown = only_pooled(torch.zeros(2, 5)), only_pooled(torch.zeros(2, 7))
+    features = only_pooled(torch.zeros(2, 5)), only_pooled(torch.zeros(2, 7))
     options = RRD.Options(rrd_memory="momentum")
     with pytest.raises(ValueError, match="at least two"):
-        RRD(options, Setup(*shown, None, None, torch.zeros(9, dtype=torch.long)))
+        RRD(options, Setup(*features, None, None, torch.zeros(9, dtype=torch.long)))
