@@ -39,10 +39,8 @@ def decoupled_log_probs(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
     (M, K), (M,) -> (M, 2), (M, K), where class `index` has probability 0 among the others.
     """
-    others = mask_class(logits, index)
-    others_logsumexp = others.logsumexp(dim=1, keepdim=True)
-    binary = torch.cat([logits.gather(1, index[:, None]), others_logsumexp], dim=1)
-    return F.log_softmax(binary, dim=1), others - others_logsumexp
+    binary, others = binary_logits(logits, index), mask_class(logits, index)
+    return F.log_softmax(binary, dim=1), F.log_softmax(others, dim=1)
 
 
 def check_class_count(classes: int) -> None:

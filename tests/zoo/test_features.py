@@ -59,6 +59,18 @@ def test_rkd_ignores_translation_rotation_and_scale():
     assert sum(rkd.rkd_losses(moved, t)).item() == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [("rkd", (25, 50)), ("ega", (1.0, 0.3)), ("itrd", (1.0, 1.0)), ("dcd", (1.0, 0.5))],
+)
+def test_weighted_parts_add_up_to_the_loss(name, weights, setup):
+    method = METHODS[name](METHODS[name].Options(), setup)
+    loss = method(setup.student, setup.teacher, None)
+    parts = list(method.parts.values())
+    torch.testing.assert_close(loss, sum(w * p for w, p in zip(weights, parts, strict=True)))
+    assert all(part.shape == () and not part.requires_grad for part in parts)
+
+
 def test_rkd_angles_are_cosines_between_differences():
     x = torch.randn(4, 3).double()
     direction = x[None] - x[:, None]  # from i to j
