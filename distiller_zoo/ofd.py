@@ -56,7 +56,7 @@ def connector(c_s: int, c_t: int, kernel: int) -> nn.Sequential:
 
 
 def margin(weight: Tensor, bias: Tensor) -> Tensor:
-    """Mean of the negative part of N(bias, weight^2): BatchNorm's (C,), (C,) -> (1, C, 1, 1)
+    """Mean of N(bias, weight^2) given that it is negative: (C,), (C,) -> (1, C, 1, 1)
 
     -3 standard deviations where a negative value has a probability below 0.001. A weight of 0 gives
     the bias where that is negative, else 0.
