@@ -1,4 +1,4 @@
-"""Cost of a loss, forward and backward, against the paper's formula computed literally.
+"""Time and memory of a loss, forward and backward, against the paper's formula computed literally.
 
 python benchmarks/losses.py [--methods nst crd] [--rounds 5] [--pair TEACHER,STUDENT] [--device D]
 
@@ -32,7 +32,7 @@ BATCH, SAMPLES, CLASSES, NEGATIVES = 64, 50_000, 100, 16_384
 
 
 class Scene:
-    """What student and teacher of a pair show of a batch, every tensor a leaf."""
+    """Features of a pair of networks for one batch, every tensor of the student a leaf."""
 
     def __init__(self, teacher: str, student: str, device: str):
         torch.manual_seed(0)
@@ -70,28 +70,28 @@ def ours(name: str, **options) -> Callable[["Scene"], Step]:
 
 
 def literal(read, function) -> Callable[["Scene"], Step]:
-    """A form that is a function of what `read` takes from either network."""
+    """A form that is a function of what `read` takes from the features of either network."""
     return lambda scene: lambda: function(read(scene.student), read(scene.teacher))
 
 
-def pooled(shown):
-    return shown.pooled
+def pooled(features):
+    return features.pooled
 
 
-def stages(shown):
-    return shown.stages
+def stages(features):
+    return features.stages
 
 
-def preacts(shown):
-    return shown.preacts
+def preacts(features):
+    return features.preacts
 
 
-def stem_and_stages(shown):
-    return [shown.stem, *shown.stages]
+def stem_and_stages(features):
+    return [features.stem, *features.stages]
 
 
-def last_stage(shown):
-    return shown.stages[-1:]
+def last_stage(features):
+    return features.stages[-1:]
 
 
 def on_labels(function) -> Callable[["Scene"], Step]:
@@ -203,7 +203,7 @@ def of_regions(scene):
 
 
 def draw(scene):
-    """Negatives of a batch; nothing to differentiate."""
+    """Negatives of a batch; there is no gradient."""
     return lambda: scene.negatives(scene.batch.labels, scene.batch.index)
 
 

@@ -133,19 +133,19 @@ class LogitDistiller(Distiller):
         raise NotImplementedError
 
     def forward(self, student, teacher, batch):
-        rows = seen(self.views, logits_of(student, teacher), student, teacher, batch.labels)
+        rows = apply_views(self.views, logit_rows(student, teacher), student, teacher, batch.labels)
         labels = batch.labels.expand_as(rows.weight).flatten()
         cost = self.per_row(rows.student.flatten(0, 1), rows.teacher.flatten(0, 1), labels)
         return (rows.weight.flatten() * cost).sum() / len(batch.labels)
 
 
-def logits_of(student: Features, teacher: Features) -> Rows:
+def logit_rows(student: Features, teacher: Features) -> Rows:
     """One view: the logits of the whole images."""
     weight = student.logits.new_ones(1, len(student.logits))
     return Rows(student.logits[None], teacher.logits[None], weight)
 
 
-def seen(
+def apply_views(
     views: Iterable[View], rows: Rows, student: Features, teacher: Features, labels: Tensor
 ) -> Rows:
     """Rows as they are after a chain of views."""
@@ -154,7 +154,7 @@ def seen(
     return rows
 
 
-def pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def pair_stages(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Stages paired from the first on; a warning names those that have no partner."""
     if len(student) != len(teacher):
         n = min(len(student), len(teacher))
@@ -168,7 +168,7 @@ def pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Te
     return list(zip(student, teacher, strict=False))
 
 
-def check_stages(setup: Setup) -> int:
+def count_stage_pairs(setup: Setup) -> int:
     """How many stages can be paired; warns of those that cannot.
 
     Raises ValueError where a network has no maps.
@@ -179,4 +179,4 @@ def check_stages(setup: Setup) -> int:
                 f"the {who} has no feature maps, only a vector of {tuple(shown.pooled.shape[1:])} "
                 "and logits: choose a method that reads those"
             )
-    return len(pairs(setup.student.stages, setup.teacher.stages))
+    return len(pair_stages(setup.student.stages, setup.teacher.stages))

@@ -12,9 +12,11 @@ from .base import Distiller, Recipe
 class Correlation(Distiller):
     """Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019.
 
-    Linear embeddings of both pooled features; how the distances |student - teacher| of samples that
-    follow each other in the batch go together: their product, summed over dimensions, mean over
-    the pairs.
+    Both pooled features are embedded linearly. With d_i = |student_i - teacher_i|, the loss is the
+    inner product of d_i and d_i+1, mean over these pairs of neighbours in the batch. (This is the
+    published code; the paper compares correlation matrices.)
+
+    Reference: HobbitLong/RepDistiller, distiller_zoo/CC.py.
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=0.02)
@@ -29,10 +31,10 @@ class Correlation(Distiller):
         self.embed_t = nn.Linear(setup.teacher.pooled.shape[1], options.feat_dim)
 
     def forward(self, student, teacher, batch):
-        return correlation(self.embed_s(student.pooled), self.embed_t(teacher.pooled))
+        return correlation_loss(self.embed_s(student.pooled), self.embed_t(teacher.pooled))
 
 
-def correlation(s: Tensor, t: Tensor) -> Tensor:
+def correlation_loss(s: Tensor, t: Tensor) -> Tensor:
     """(B, D), (B, D) -> scalar; 0 for a batch of one, which has no pair."""
     distance = (s - t).abs()
     return (distance[:-1] * distance[1:]).sum() / max(1, len(s) - 1)

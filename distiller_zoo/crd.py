@@ -20,11 +20,15 @@ EPS = 1e-7
 class CRD(Distiller):
     """Tian et al., Contrastive Representation Distillation, ICLR 2020.
 
-    A student's vector has to tell the teacher's vector of the same sample from those of k samples
-    of other classes, and a teacher's vector the student's, by noise-contrastive estimation. Vectors
-    are pooled features in a linear embedding of unit length; those of the k come from memories of
-    all N samples, which follow what was seen by a moving average. Sum over the candidates, mean
-    over the batch, sum of both directions.
+    Noise-contrastive estimation in both directions: a student's vector has to tell the teacher's
+    vector of the same sample (the positive) from those of k samples of other classes (the
+    negatives), and a teacher's vector the student's. Vectors are pooled features after a linear
+    embedding to unit length. Negatives come from memories of all N training samples, which are
+    exponential moving averages of the vectors. Sum over the candidates, mean over the batch, sum of
+    both directions.
+
+    Raises ValueError where all samples are of one class.
+    Reference: HobbitLong/RepDistiller, crd/criterion.py and crd/memory.py.
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=0.8)
@@ -48,10 +52,10 @@ class CRD(Distiller):
         self.memory_t = Memory(len(labels), dim, options.nce_t, options.nce_m)
 
     def candidates(self, batch) -> Tensor:
-        """Samples that each is compared with, the positive first: (B, 1 + k)"""
+        """Indices of the samples that each is compared with, the positive first: (B, 1 + k)"""
         positive = batch.index
         if self.options.crd_mode == "relax":
-            positive = self.negatives.of_same_class(batch.labels)
+            positive = self.negatives.same_class(batch.labels)
         return self.negatives(batch.labels, positive)
 
     def forward(self, student, teacher, batch):
@@ -60,27 +64,28 @@ class CRD(Distiller):
     def of_teachers(self, student: Features, teachers: Sequence[Features], batch) -> Tensor:
         """Sum of the losses on versions of one teacher -> scalar.
 
-        All share the candidates. The student is scored once, before the memories move: that score
-        does not depend on the version. The memories move once for each version.
+        All share the candidates. The student's direction does not depend on the version: it is
+        computed once, before the memories are updated. They are updated once for each version.
         """
         index = self.candidates(batch)
         z_s = self.embed_s(student.pooled)  # (B, D)
-        loss = len(teachers) * self.memory_t.price(z_s, index, self.cost)
+        loss = len(teachers) * self.memory_t.loss(z_s, index, self.nce_loss)
         for teacher in teachers:
             z_t = self.embed_t(teacher.pooled)  # (B, D)
-            loss = loss + self.memory_s.price(z_t, index, self.cost)
+            loss = loss + self.memory_s.loss(z_t, index, self.nce_loss)
             self.memory_s.update(batch.index, z_s)
             self.memory_t.update(batch.index, z_t)
         return loss
 
-    def cost(self, log_score: Tensor) -> Tensor:
-        """Logarithms of scores, the positive's first: (B, 1 + k) -> scalar.
+    def nce_loss(self, log_score: Tensor) -> Tensor:
+        """Log-scores log p, the positive's first: (B, 1 + k) -> scalar, mean over B.
 
-        With c = k/N: -log(p / (p + c + eps)) of the positive, -log(c / (p + c + eps)) of the rest.
+        With c = k / N, the negatives under the noise distribution: -log(p / (p + c + eps)) of the
+        positive, -log(c / (p + c + eps)) of each negative.
         """
         k = log_score.shape[1] - 1
-        chance = k / len(self.memory_s.bank)
-        odds = log_score - log(chance + EPS)
-        # softplus(-x) = softplus(x) - x; the threshold is where float64 no longer sees a difference
-        total = F.softplus(odds, threshold=40).sum() - odds[:, 0].sum()
-        return total / len(odds) + k * log1p(EPS / chance)
+        c = k / len(self.memory_s.bank)
+        odds = log_score - log(c + EPS)
+        # softplus(-x) = softplus(x) - x; beyond the threshold both are equal in float64
+        loss = F.softplus(odds, threshold=40).sum() - odds[:, 0].sum()
+        return loss / len(odds) + k * log1p(EPS / c)

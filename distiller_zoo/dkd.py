@@ -4,10 +4,11 @@ from helper.options import not_negative, option, positive_number
 
 from . import METHODS
 from .base import LogitDistiller, Recipe
-from .rows import check_others, decoupled, divergence
+from .rows import check_class_count, decoupled_log_probs, kl_from_log_probs
 
-# Weight of the other-classes term for single pairs (published configurations); 8 for all others.
-OTHERS = {
+# Tables are keyed by (teacher, student). Weight of the other-classes term where it is not 8
+# (published configurations).
+OTHERS_WEIGHT = {
     ("resnet56", "resnet20"): 2.0,
     ("resnet110", "resnet32"): 2.0,
     ("wrn_40_2", "wrn_16_2"): 6.0,
@@ -16,10 +17,10 @@ OTHERS = {
     ("vgg13", "MobileNetV2"): 6.0,
 }
 # The same on ImageNet, where the temperature is 1; RLD has it too.
-OTHERS_ON_IMAGENET = {("ResNet34", "ResNet18"): 0.5, ("ResNet50", "MobileNetV1"): 2.0}
-# The same on CIFAR-100 behind scale decoupling (Wei et al., CVPR 2024, published configurations),
-# where some teachers have one weight for all their students.
-OTHERS_OF_REGIONS = {
+OTHERS_WEIGHT_IMAGENET = {("ResNet34", "ResNet18"): 0.5, ("ResNet50", "MobileNetV1"): 2.0}
+# The same on CIFAR-100 with scale decoupling (Wei et al., CVPR 2024, published configurations);
+# a teacher alone as the key stands for all its students.
+OTHERS_WEIGHT_SDD = {
     "vgg13": 6.0,
     "resnet56": 2.0,
     "resnet110": 2.0,
@@ -27,7 +28,8 @@ OTHERS_OF_REGIONS = {
     ("wrn_40_2", "wrn_16_2"): 6.0,
     ("wrn_40_2", "wrn_40_1"): 6.0,
 }
-# Base temperature, weight, others term under logit standardization (Sun et al., CVPR 2024).
+# Base temperature, weight of the loss, weight of the other-classes term with logit
+# standardization (Sun et al., Logit Standardization, CVPR 2024, published configurations).
 STANDARDIZED = {
     ("vgg13", "vgg8"): (2.0, 15.0, 2.0),
     ("resnet110", "resnet20"): (2.0, 15.0, 2.0),
@@ -48,8 +50,13 @@ STANDARDIZED = {
 class DKD(LogitDistiller):
     """Zhao et al., Decoupled Knowledge Distillation, CVPR 2022 (eq. 7).
 
-    KD splits into "is it the target?" and "which of the others?"; DKD weighs each by itself. Both
-    are KL(teacher || student) at temperature T, times T^2, mean over the batch.
+    KD is the sum of a target term (TCKD), on the probabilities of the target against all other
+    classes, and an other-classes term (NCKD), on the probabilities among the others. DKD weighs
+    each by itself. Both are KL(teacher || student) at temperature T, times T^2, mean over the
+    batch.
+
+    Raises ValueError where there are fewer than three classes.
+    Reference: megvii-research/mdistiller, mdistiller/distillers/DKD.py.
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0, warmup=20)
@@ -62,7 +69,7 @@ class DKD(LogitDistiller):
 
     def __init__(self, options, setup):
         super().__init__(options, setup)
-        check_others(setup.student.logits.shape[1])
+        check_class_count(setup.student.logits.shape[1])
 
     @staticmethod
     def pair_defaults(teacher, student, views):
@@ -70,10 +77,10 @@ class DKD(LogitDistiller):
         if "logit_stand" in views and pair in STANDARDIZED:
             base_temp, kd_weight, others = STANDARDIZED[pair]
             return {"base_temp": base_temp, "kd_weight": kd_weight, "dkd_others": others}
-        if pair in OTHERS_ON_IMAGENET:
-            settings = {"dkd_others": OTHERS_ON_IMAGENET[pair]}
+        if pair in OTHERS_WEIGHT_IMAGENET:
+            settings = {"dkd_others": OTHERS_WEIGHT_IMAGENET[pair]}
             return settings if "logit_stand" in views else {**settings, "kd_T": 1.0}
-        table = OTHERS_OF_REGIONS if "sdd" in views else OTHERS
+        table = OTHERS_WEIGHT_SDD if "sdd" in views else OTHERS_WEIGHT
         others = table.get(pair, table.get(teacher))
         return {} if others is None else {"dkd_others": others}
 
@@ -81,5 +88,6 @@ class DKD(LogitDistiller):
         """(M, K), (M, K), (M,) -> (M,)"""
         o = self.options
         s, t = student / o.kd_T, teacher / o.kd_T  # split after the temperature, as published
-        target, others = map(divergence, decoupled(s, labels), decoupled(t, labels))
+        log_p, log_q = decoupled_log_probs(s, labels), decoupled_log_probs(t, labels)
+        target, others = map(kl_from_log_probs, log_p, log_q)
         return o.kd_T**2 * (o.dkd_target * target + o.dkd_others * others)

@@ -7,17 +7,19 @@ from helper.options import not_negative, option
 
 from . import METHODS
 from .base import Distiller, Recipe
-from .rows import unit
+from .rows import normalize_rows
 
 
 @METHODS.register("ega")
 class EGA(Distiller):
     """Ma et al., Distilling Knowledge by Embedding Graph Alignment, BMVC 2022.
 
-    The samples of a batch are the nodes of a graph, correlations (Pearson) of their pooled features
-    its edges. Edges: those among the student's vectors against those among the teacher's. Nodes:
-    student against teacher, which should correlate for the same sample alone. Both are Frobenius
-    norms. Where the widths differ, a trained linear map leads from the student's to the teacher's.
+    The samples of a batch are the nodes of a graph; an edge is the Pearson correlation of two
+    samples' pooled features. Edge loss: Frobenius norm of the student's edges minus the teacher's.
+    Node loss: Frobenius norm of the correlations between student and teacher minus the identity.
+    Where the widths differ, a trained linear layer maps the student's features to the teacher's.
+
+    Reference: giakoumoglou/distillers, EGA.
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0)
@@ -33,12 +35,18 @@ class EGA(Distiller):
         self.embed = nn.Identity() if c_s == c_t else nn.Linear(c_s, c_t)
 
     def forward(self, student, teacher, batch):
-        s, t = centred(self.embed(student.pooled)), centred(teacher.pooled)  # (B, C)
-        nodes = (s @ t.T - torch.eye(len(s), dtype=s.dtype, device=s.device)).norm()
-        edges = (s @ s.T - t @ t.T).norm()
-        return self.options.ega_nodes * nodes + self.options.ega_edges * edges
+        s, t = (
+            center_and_normalize(x) for x in (self.embed(student.pooled), teacher.pooled)
+        )  # (B, C)
+        node_loss = (s @ t.T - torch.eye(len(s), dtype=s.dtype, device=s.device)).norm()
+        edge_loss = (s @ s.T - t @ t.T).norm()
+        self.parts = {"nodes": node_loss.detach(), "edges": edge_loss.detach()}
+        return self.options.ega_nodes * node_loss + self.options.ega_edges * edge_loss
 
 
-def centred(x: Tensor) -> Tensor:
-    """(B, C) -> (B, C): inner products of the rows are correlations; a constant row becomes 0."""
-    return unit(x - x.mean(dim=1, keepdim=True))
+def center_and_normalize(x: Tensor) -> Tensor:
+    """(B, C) -> (B, C): rows of mean 0 and length 1, so that inner products are correlations.
+
+    A constant row becomes 0.
+    """
+    return normalize_rows(x - x.mean(dim=1, keepdim=True))

@@ -1,11 +1,11 @@
-"""The space in which pooled features of two networks are compared."""
+"""Embedding of pooled features in a space where two networks are compared."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class Embedding(nn.Linear):
-    """Linear, then to unit length: (B, C) -> (B, D).
+    """Linear layer, then L2 normalisation: (B, C) -> (B, D)
 
     A row shorter than 1e-6 is divided by 1e-6 instead, which keeps its gradient finite.
     """

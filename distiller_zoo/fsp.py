@@ -8,19 +8,20 @@ from models.adapters import to_smaller
 from models.base import Features, Maps
 
 from . import METHODS
-from .base import Distiller, Recipe, check_stages
+from .base import Distiller, Recipe, count_stage_pairs
 
 
 @METHODS.register("fsp")
 class FSP(Distiller):
     """Yim et al., A Gift from Knowledge Distillation, CVPR 2017 (eq. 1-2).
 
-    A first stage alone: how does a stage turn its input into its output? The flow matrix (FSP) of
-    two neighbouring maps is the mean over the positions of their outer product; mean squared
-    difference of these matrices, summed over the stem and the stages. Afterwards the student learns
-    from the labels (and `-a`): there the loss is zero, whatever `-b` says.
+    Trains in a first stage only. The flow matrix (flow of solution procedure, FSP) of two adjacent
+    maps is the mean over the positions of their outer product; loss: mean squared difference of the
+    student's and the teacher's, summed over the pairs from the stem on. Afterwards the student
+    learns from the labels (and `-a`): in that stage the loss is zero, whatever `-b` is.
 
     Raises ValueError where maps to compare differ in channels.
+    Reference: HobbitLong/RepDistiller, distiller_zoo/FSP.py.
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=50.0)
@@ -31,8 +32,8 @@ class FSP(Distiller):
 
     def __init__(self, options, setup):
         super().__init__(options, setup)
-        self.maps = 1 + check_stages(setup)
-        s, t = self.chain(setup.student), self.chain(setup.teacher)
+        self.num_maps = 1 + count_stage_pairs(setup)
+        s, t = self.maps(setup.student), self.maps(setup.teacher)
         if [m.shape[1] for m in s] != [m.shape[1] for m in t]:
             shapes = [", ".join(str(tuple(m.shape[1:])) for m in maps) for maps in (s, t)]
             raise ValueError(
@@ -41,9 +42,9 @@ class FSP(Distiller):
                 "--distill abound, which has connectors"
             )
 
-    def chain(self, shown: Features) -> Maps:
-        """The maps that flow into one another."""
-        return (shown.stem, *shown.stages)[: self.maps]
+    def maps(self, features: Features) -> Maps:
+        """Stem and stages in network order, (B, C, H, W) each."""
+        return (features.stem, *features.stages)[: self.num_maps]
 
     def forward(self, student, teacher, batch):
         return student.logits.new_zeros(())
@@ -52,19 +53,20 @@ class FSP(Distiller):
         return student.feature_parameters()
 
     def first_stage_loss(self, student, teacher, batch):
-        return torch.stack(parts(self.chain(student), self.chain(teacher))).sum()
+        return torch.stack(flow_losses(self.maps(student), self.maps(teacher))).sum()
 
 
-def parts(student: Maps, teacher: Maps) -> list[Tensor]:
-    """Maps (B, C, H, W) each, in network order -> one scalar for each two neighbours."""
-    return [F.mse_loss(s, t) for s, t in zip(flows(student), flows(teacher), strict=True)]
+def flow_losses(student: Maps, teacher: Maps) -> list[Tensor]:
+    """Maps (B, C, H, W) in network order -> one scalar for each adjacent pair"""
+    flows = zip(flow_matrices(student), flow_matrices(teacher), strict=True)
+    return [F.mse_loss(s, t) for s, t in flows]
 
 
-def flows(maps: Maps) -> list[Tensor]:
-    """Maps (B, C, H, W), (B, C', H', W'), ... -> matrices (B, C, C'), one less than maps."""
-    return [flow(*to_smaller(a, b)) for a, b in zip(maps, maps[1:], strict=False)]
+def flow_matrices(maps: Maps) -> list[Tensor]:
+    """Maps (B, C, H, W), (B, C', H', W'), ... -> matrices (B, C, C'), one fewer than maps"""
+    return [flow_matrix(*to_smaller(a, b)) for a, b in zip(maps, maps[1:], strict=False)]
 
 
-def flow(a: Tensor, b: Tensor) -> Tensor:
+def flow_matrix(a: Tensor, b: Tensor) -> Tensor:
     """(B, C, H, W), (B, C', H, W) -> (B, C, C')"""
     return a.flatten(2) @ b.flatten(2).mT / (a.shape[2] * a.shape[3])

@@ -15,8 +15,11 @@ from .base import Distiller, Recipe
 class Hint(Distiller):
     """Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015 (eq. 3).
 
-    The student's map of one layer, through a convolutional regressor, is to equal the teacher's:
-    mean squared error.
+    Mean squared error between the student's map of one layer, through a convolutional regressor,
+    and the teacher's.
+
+    Raises ValueError where a network has no such layer, or no convolution joins the sizes.
+    Reference: HobbitLong/RepDistiller, distiller_zoo/FitNet.py and models/util.py.
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=100.0)
@@ -30,9 +33,9 @@ class Hint(Distiller):
         s, t = self.layer(setup.student, "student"), self.layer(setup.teacher, "teacher")
         self.regressor = Regressor(s.shape, t.shape)
 
-    def layer(self, shown: Features, who: str) -> Tensor:
+    def layer(self, features: Features, who: str) -> Tensor:
         """The map to compare: (B, C, H, W)"""
-        maps = [shown.stem, *shown.stages] if shown.stages else []
+        maps = [features.stem, *features.stages] if features.stages else []
         if self.options.hint_layer >= len(maps):
             shapes = ", ".join(f"{i} {tuple(m.shape[1:])}" for i, m in enumerate(maps)) or "no maps"
             raise ValueError(

@@ -16,14 +16,16 @@ from .embeddings import Embedding
 class ICD(Distiller):
     """Giakoumoglou, Stathaki, Discriminative and Consistent Distillation, arXiv 2407.11802 (2024).
 
-    The method's older name is ICD. Similarities of each student's vector with each teacher's vector
-    of the batch (pooled features, linear embeddings of unit length) times a scale, plus b. The loss
-    is cross-entropy with the own teacher as the target, plus alpha times
-    KL(teachers over students || students over teachers); both are means over the batch.
+    Registered as icd, its older name, and dcd. Logits are the inner products of each student's
+    vector with each teacher's vector of the batch, times a scale, plus b; vectors are pooled
+    features after a linear embedding to unit length. Discriminative loss: cross-entropy with the
+    teacher's vector of the same sample as the target. Consistency loss, weighted by `consistency`:
+    KL(teachers over students || students over teachers). Both are means over the batch.
 
     The scale is exp(tau), at most `max_tau`, and tau and b are trained; with `--fixed_tau` it is
-    1 / nce_t and b is 0. The published code then multiplies by nce_t = 0.07, which all but
-    levels the softmax; `--nce_t 14.2857` gives its numbers.
+    1 / nce_t and b is 0. The published code multiplies by nce_t = 0.07 there, which makes the
+    softmax nearly uniform; `--nce_t 14.2857` gives its numbers.
+    Reference: giakoumoglou/distillers, ICD and DCD.
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0)
@@ -46,22 +48,21 @@ class ICD(Distiller):
 
     def forward(self, student, teacher, batch):
         z_s, z_t = self.embed_s(student.pooled), self.embed_t(teacher.pooled)  # (B, D)
-        return consistent(self.similarity(z_s, z_t), self.options.consistency)
+        discriminate, consistent = dcd_losses(self.similarity(z_s, z_t))
+        self.parts = {"discriminate": discriminate.detach(), "consistent": consistent.detach()}
+        return discriminate + self.options.consistency * consistent
 
     def similarity(self, z_s: Tensor, z_t: Tensor) -> Tensor:
-        """(B, D), (B, D) -> (B, B)"""
+        """Scaled inner products: students (B, D), teachers (B, D) -> (B, B)"""
         if self.options.fixed_tau:
             return z_s @ z_t.T / self.options.nce_t
         scale = self.tau.clamp(max=log(self.options.max_tau)).exp()
         return z_s @ z_t.T * scale + self.b
 
 
-def consistent(similarity: Tensor, alpha: float) -> Tensor:
-    """Students' similarities with teachers (B, B) -> scalar."""
+def dcd_losses(similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """Similarities of students (rows) with teachers (B, B) -> discriminative, consistency loss."""
     log_p = F.log_softmax(similarity, dim=1)  # of each student over the teachers
-    discriminate = -log_p.diagonal().mean()
-    if alpha == 0:
-        return discriminate
     log_q = F.log_softmax(similarity, dim=0).T  # of each teacher over the students
     kl = F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
-    return discriminate + alpha * kl
+    return -log_p.diagonal().mean(), kl

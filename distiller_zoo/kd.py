@@ -6,7 +6,8 @@ from . import METHODS
 from .base import LogitDistiller, Recipe
 from .rows import kl
 
-# Base temperature and weight under logit standardization, where they are not 2 and 9 (Sun et al.,
+# (teacher, student) -> base temperature and weight under logit standardization, where they are not
+# 2 and 9 (Sun et al.,
 # Logit Standardization in Knowledge Distillation, CVPR 2024, published configurations).
 STANDARDIZED = {
     ("vgg13", "vgg8"): (3.0, 9.0),
@@ -23,8 +24,10 @@ STANDARDIZED = {
 class KD(LogitDistiller):
     """Hinton et al., Distilling the Knowledge in a Neural Network, 2015 (eq. 1, section 2.1).
 
-    KL(teacher || student) of softened probabilities, summed over the classes, mean over the batch,
-    times T^2. It is the `-a` term of every other method as well.
+    KL(teacher || student) of the probabilities at temperature T, summed over the classes, mean over
+    the batch, times T^2. It is the `-a` term of every other method as well.
+
+    Reference: HobbitLong/RepDistiller, distiller_zoo/KD.py.
     """
 
     recipe = Recipe(gamma=0.1, alpha=0.9, beta=0.0)

@@ -6,27 +6,29 @@ from torch import Tensor
 from helper.options import option, positive_number
 
 from . import METHODS
-from .base import LogitDistiller, Recipe, logits_of, seen
+from .base import LogitDistiller, Recipe, apply_views, logit_rows
 from .rows import kl
 from .views import LogitStandardization
 
-MORE_TEMPERATURES = (3.0, 5.0, 2.0, 6.0)  # beside --kd_T
+EXTRA_TEMPERATURES = (3.0, 5.0, 2.0, 6.0)  # beside --kd_T
 
 
 @METHODS.register("mlkd")
 class MLKD(LogitDistiller):
     """Jin et al., Multi-Level Logit Distillation, CVPR 2023.
 
-    Three levels, each summed over five temperatures: KL (instance), the products of samples'
-    probabilities (batch), the products of classes' (class); the last two as squared differences,
-    over the number of samples or classes.
+    Three levels, each summed over five temperatures. Instance: KL of the probabilities. Batch:
+    squared difference of the student's and the teacher's Gram matrices of samples, over the number
+    of samples. Class: the same with the Gram matrices of classes, over the number of classes.
 
-    The paper augments each image twice; the loader has one view of it, which is taken for both:
-    the KL counts once for each, and so does cross-entropy, hence the recipe's 0.2. As in the
-    published code, the levels of the weakly augmented view count only for the share of samples
-    (classes, at class level) in which the teacher is no surer than in the median one. Logit
-    standardization changes the instance level alone. The class level grows with the square of
-    batch / classes: the weights are for batches of 64 and 100 classes, and too large for 10.
+    The paper augments each image weakly and strongly; the loader has one view of it, which is taken
+    for both, so the KL counts twice, and so does cross-entropy (hence gamma 0.2). As in the
+    published code, the levels of the weak view are multiplied by the share of samples (class level:
+    of classes) whose confidence is not above the median. Logit standardization changes the instance
+    level alone. The class level grows with (batch / classes)^2: its weight is for batches of 64 and
+    100 classes, and too large for 10 classes.
+
+    Reference: sunshangquan/logit-standardization-KD, mdistiller/distillers (MLKD).
     """
 
     recipe = Recipe(gamma=0.2, alpha=0.0, beta=0.9)
@@ -36,30 +38,33 @@ class MLKD(LogitDistiller):
         kd_T: float = option(4.0, "temperature beside 2, 3, 5 and 6", parse=positive_number)
 
     def forward(self, student, teacher, batch):
-        of_all = [view for view in self.views if not isinstance(view, LogitStandardization)]
-        of_instances = self.views[len(of_all) :]  # it is the last of the chain
-        shown = student, teacher, batch.labels
-        plain = seen(of_all, logits_of(student, teacher), *shown)
-        rows = seen(of_instances, plain, *shown)
-        q = F.softmax(plain.teacher, dim=2)  # (V, B, K)
-        unsure, rare = share_below_median(q.amax(dim=2)), share_below_median(q.sum(dim=1))  # (V,)
+        views = [view for view in self.views if not isinstance(view, LogitStandardization)]
+        standardization = self.views[len(views) :]  # the last of the chain, or none
+        args = student, teacher, batch.labels
+        raw = apply_views(views, logit_rows(student, teacher), *args)
+        rows = apply_views(standardization, raw, *args)
+        weight = rows.weight  # (V, B)
+        q = F.softmax(raw.teacher, dim=2)  # (V, B, K)
+        sample_share = share_below_median(q.amax(dim=2))  # (V,)
+        class_share = share_below_median(q.sum(dim=1))  # (V,)
         loss = 0
-        for T in (self.options.kd_T, *MORE_TEMPERATURES):
-            instances = kl(rows.student.flatten(0, 1), rows.teacher.flatten(0, 1), T)
-            instances = instances.view_as(weight := rows.weight)  # (V, B)
-            p, q = F.softmax(plain.student / T, dim=2), F.softmax(plain.teacher / T, dim=2)
-            samples, classes = product_gap(p, q), product_gap(p.mT, q.mT)  # (V, B), (V, K)
-            loss = loss + (1 + unsure) @ (weight * instances).mean(dim=1)
-            loss = loss + unsure @ (weight * samples).mean(dim=1)
-            loss = loss + rare @ (weight.mean(dim=1) * classes.mean(dim=1))
+        for T in (self.options.kd_T, *EXTRA_TEMPERATURES):
+            instance = kl(rows.student.flatten(0, 1), rows.teacher.flatten(0, 1), T)
+            instance = instance.view_as(weight)  # (V, B)
+            p, q = F.softmax(raw.student / T, dim=2), F.softmax(raw.teacher / T, dim=2)
+            samples = gram_difference(p, q)  # (V, B)
+            classes = gram_difference(p.mT, q.mT)  # (V, K)
+            loss = loss + (1 + sample_share) @ (weight * instance).mean(dim=1)
+            loss = loss + sample_share @ (weight * samples).mean(dim=1)
+            loss = loss + class_share @ (weight.mean(dim=1) * classes.mean(dim=1))
         return loss
 
 
-def product_gap(p: Tensor, q: Tensor) -> Tensor:
-    """How the products of each vector with all others differ: (V, n, d), (V, n, d) -> (V, n)"""
+def gram_difference(p: Tensor, q: Tensor) -> Tensor:
+    """Squared difference of two Gram matrices, summed by row: (V, n, d), (V, n, d) -> (V, n)"""
     return (p @ p.mT - q @ q.mT).square().sum(dim=2)
 
 
 def share_below_median(x: Tensor) -> Tensor:
-    """Share of each row that is no greater than its median: (V, n) -> (V,), about a half."""
+    """Share of the values of each row that are <= its median, about 1/2: (V, n) -> (V,)"""
     return (x <= x.median(dim=1, keepdim=True).values).to(x.dtype).mean(dim=1)

@@ -11,25 +11,28 @@ EPS = 1e-7
 class PKT(Distiller):
     """Passalis & Tefas, Probabilistic Knowledge Transfer, ECCV 2018.
 
-    Cosine similarities of a batch, moved to [0, 1], rows summing to 1, are read as probabilities
-    that one sample neighbours another: teacher * log(teacher / student), mean over B^2.
+    Cosine similarities between the samples of a batch, scaled to [0, 1] and normalised to a sum of
+    1 a row, are conditional probabilities p(j | i) of neighbouring samples. Loss: KL divergence of
+    the student's from the teacher's, mean over all B^2 entries.
+
+    Reference: HobbitLong/RepDistiller, distiller_zoo/PKT.py.
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=30000.0)
 
     def forward(self, student, teacher, batch):
-        return pkt(student.pooled, teacher.pooled)
+        return pkt_loss(student.pooled, teacher.pooled)
 
 
-def pkt(s: Tensor, t: Tensor) -> Tensor:
+def pkt_loss(s: Tensor, t: Tensor) -> Tensor:
     """(B, C), (B, C') -> scalar"""
-    p, q = neighbours(s), neighbours(t)
+    p, q = conditional_probs(s), conditional_probs(t)
     return (q * ((q + EPS).log() - (p + EPS).log())).mean()
 
 
-def neighbours(x: Tensor) -> Tensor:
-    """(B, C) -> (B, B), rows of probabilities. A zero row is like nothing."""
-    # The norm of a zero row has gradient 0, where that of a root of its square is NaN.
+def conditional_probs(x: Tensor) -> Tensor:
+    """(B, C) -> (B, B), each row of which sums to 1. A zero row has cosine 0 with all."""
+    # vector_norm has gradient 0 for a zero row, where that of the root of a sum is NaN.
     x = x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + EPS)
-    similar = x @ x.T + 1  # half of it is in [0, 1], and the half cancels
-    return similar / similar.sum(dim=1, keepdim=True)
+    similarity = x @ x.T + 1  # twice a value in [0, 1]; the factor cancels
+    return similarity / similarity.sum(dim=1, keepdim=True)

@@ -8,19 +8,23 @@ from helper.options import option, positive
 from models.base import Features
 
 from . import METHODS
-from .base import Distiller, Recipe, check_stages
+from .base import Distiller, Recipe, count_stage_pairs
 
-LEVELS = (4, 2, 1)  # sides of the pooled maps that are compared as well
-WIDEST = 512  # channels in which maps are fused
+POOL_SIZES = (4, 2, 1)  # sides of the pooled maps that are compared as well
+MAX_CHANNELS = 512  # in which maps are fused
 
 
 @METHODS.register("reviewkd")
 class ReviewKD(Distiller):
     """Chen et al., Distilling Knowledge via Knowledge Review, CVPR 2021.
 
-    The student's stages, from the deepest on, are fused one into the next shallower by attention;
-    each fusion is to equal the teacher's stage, on the map and on poolings of it (hierarchical
-    context loss). The pooled vector is the deepest stage.
+    From the deepest stage of the student on, each is fused with the next shallower one by attention
+    (attention-based fusion, ABF). Each fused map is compared with the teacher's stage by the
+    hierarchical context loss (HCL): mean squared error of the maps and of poolings of them. The
+    pooled vector is the deepest stage.
+
+    Raises ValueError where a network has no maps.
+    Reference: megvii-research/mdistiller, mdistiller/distillers/ReviewKD.py.
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0, warmup=20)
@@ -28,31 +32,31 @@ class ReviewKD(Distiller):
     @dataclass(frozen=True)
     class Options:
         review_channels: int = option(
-            WIDEST, "most channels in which stages are fused", parse=positive
+            MAX_CHANNELS, "most channels in which stages are fused", parse=positive
         )
 
     def __init__(self, options, setup):
         super().__init__(options, setup)
-        self.stages = check_stages(setup)
+        self.stages = count_stage_pairs(setup)
         s, t = self.levels(setup.student), self.levels(setup.teacher)
-        middle = min(options.review_channels, s[-1].shape[1])
-        self.fusions = fusions([x.shape[1] for x in s], [x.shape[1] for x in t], middle)
+        mid_channels = min(options.review_channels, s[-1].shape[1])
+        self.fusions = fusions([x.shape[1] for x in s], [x.shape[1] for x in t], mid_channels)
 
     @staticmethod
     def pair_defaults(teacher, student, views):
         return {"beta": 5.0} if (teacher, student) == ("resnet32x4", "resnet8x4") else {}
 
-    def levels(self, shown: Features) -> list[Tensor]:
-        """Stages and the pooled vector as a 1x1 map: (B, C, H, W) each, from shallow to deep."""
-        return [*shown.stages[: self.stages], shown.pooled[:, :, None, None]]
+    def levels(self, features: Features) -> list[Tensor]:
+        """Stages, then the pooled vector as a 1x1 map: (B, C, H, W) each, from shallow to deep."""
+        return [*features.stages[: self.stages], features.pooled[:, :, None, None]]
 
     def forward(self, student, teacher, batch):
-        wanted = self.levels(teacher)
-        return sum(context_losses(review(self.fusions, self.levels(student), wanted), wanted))
+        s, t = self.levels(student), self.levels(teacher)
+        return sum(hcl_losses(fuse_levels(self.fusions, s, t), t))
 
 
-class Norm(nn.BatchNorm2d):
-    """BatchNorm that takes its running statistics where a batch has one value a channel."""
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm that uses its running statistics where a batch has one value a channel."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)"""
@@ -63,52 +67,61 @@ class Norm(nn.BatchNorm2d):
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion of a stage with what came from the stage below it."""
+    """Attention-based fusion (ABF) of a stage with the fused map of the next deeper stage."""
 
-    def __init__(self, c_in: int, middle: int, c_out: int, fuse: bool):
+    def __init__(self, c_in: int, c_mid: int, c_out: int, fuse: bool):
         super().__init__()
-        self.conv1 = nn.Sequential(nn.Conv2d(c_in, middle, 1, bias=False), Norm(middle))
-        self.conv2 = nn.Sequential(nn.Conv2d(middle, c_out, 3, padding=1, bias=False), Norm(c_out))
+        self.conv1 = nn.Sequential(nn.Conv2d(c_in, c_mid, 1, bias=False), BatchNorm(c_mid))
+        self.conv2 = nn.Sequential(
+            nn.Conv2d(c_mid, c_out, 3, padding=1, bias=False), BatchNorm(c_out)
+        )
         self.att_conv = None
         if fuse:
-            self.att_conv = nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid())
+            self.att_conv = nn.Sequential(nn.Conv2d(2 * c_mid, 2, 1), nn.Sigmoid())
 
-    def forward(self, x: Tensor, below: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """Stage (B, C, H, W), fused (B, M, h, w), wanted size -> for the loss, to hand on."""
+    def forward(self, x: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
+        """Stage x (B, C, H, W), the deeper fused map (B, M, h, w), size (H', W') of the teacher's.
+
+        -> (B, C', H', W') for the loss, (B, M, H', W') for the next fusion. M middle channels.
+        """
         x = self.conv1(x)  # (B, M, H, W)
         if self.att_conv is not None:
-            below = F.interpolate(below, x.shape[2:])
-            share = self.att_conv(torch.cat([x, below], dim=1))  # (B, 2, H, W)
-            x = x * share[:, :1] + below * share[:, 1:]
+            deeper = F.interpolate(deeper, x.shape[2:])
+            attention = self.att_conv(torch.cat([x, deeper], dim=1))  # (B, 2, H, W)
+            x = x * attention[:, :1] + deeper * attention[:, 1:]
         if x.shape[2:] != size:
             x = F.interpolate(x, size)
         return self.conv2(x), x
 
 
-def fusions(c_in: list[int], c_out: list[int], middle: int) -> nn.ModuleList:
-    """One for each level, from deep to shallow; the deepest has nothing to fuse with."""
+def fusions(c_in: list[int], c_out: list[int], c_mid: int) -> nn.ModuleList:
+    """One for each level, from deep to shallow; the deepest has no deeper map to fuse with."""
     levels = list(zip(c_in, c_out, strict=True))[::-1]
-    return nn.ModuleList(Fusion(a, middle, b, fuse=i > 0) for i, (a, b) in enumerate(levels))
+    return nn.ModuleList(Fusion(a, c_mid, b, fuse=i > 0) for i, (a, b) in enumerate(levels))
 
 
-def review(fusions: nn.ModuleList, student: list[Tensor], teacher: list[Tensor]) -> list[Tensor]:
+def fuse_levels(fusions: nn.ModuleList, s: list[Tensor], t: list[Tensor]) -> list[Tensor]:
     """Levels (B, C, H, W) from shallow to deep -> the student's, fused, in the teacher's shapes."""
-    fused, below = [], None
-    for fusion, x, wanted in zip(fusions, student[::-1], teacher[::-1], strict=True):
-        y, below = fusion(x, below, wanted.shape[2:])
+    fused, deeper = [], None
+    for fusion, x, target in zip(fusions, s[::-1], t[::-1], strict=True):
+        y, deeper = fusion(x, deeper, target.shape[2:])
         fused.append(y)
     return fused[::-1]
 
 
-def context_losses(student: list[Tensor], teacher: list[Tensor]) -> list[Tensor]:
-    """Maps (B, C, H, W) -> for each: mean squared differences of it and of its poolings."""
-    return [context_loss(s, t) for s, t in zip(student, teacher, strict=True)]
+def hcl_losses(student: list[Tensor], teacher: list[Tensor]) -> list[Tensor]:
+    """Hierarchical context loss of each pair of maps: (B, C, H, W) each -> scalars"""
+    return [hcl_loss(s, t) for s, t in zip(student, teacher, strict=True)]
 
 
-def context_loss(s: Tensor, t: Tensor) -> Tensor:
-    """(B, C, H, W), (B, C, H, W) -> scalar: half the weight from each pooling to the next."""
+def hcl_loss(s: Tensor, t: Tensor) -> Tensor:
+    """Hierarchical context loss: (B, C, H, W), (B, C, H, W) -> scalar
+
+    Weighted mean of the mean squared errors of the maps and of their poolings to smaller sides;
+    each pooling weighs half of the one before.
+    """
     loss, weight, total = F.mse_loss(s, t), 1.0, 1.0
-    for side in LEVELS:
+    for side in POOL_SIZES:
         if side < s.shape[2]:
             weight /= 2
             pooled = (F.adaptive_avg_pool2d(x, side) for x in (s, t))

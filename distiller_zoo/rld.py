@@ -5,19 +5,20 @@ from helper.options import not_negative, option, positive_number
 
 from . import METHODS
 from .base import LogitDistiller, Recipe
-from .dkd import OTHERS_ON_IMAGENET
-from .rows import NEVER, kl, two_way
+from .dkd import OTHERS_WEIGHT_IMAGENET
+from .rows import MASKED, binary_logits, kl
 
 
 @METHODS.register("rld")
 class RLD(LogitDistiller):
     """Sun et al., Knowledge Distillation with Refined Logits, ICCV 2025 (arXiv 2408.07703).
 
-    The student's confidence in the target learns from the teacher's confidence in whatever it
-    thinks best; its other logits learn from the teacher's without the target and without those
-    that the teacher puts before it. Both are KL times T^2, mean over the batch.
+    Confidence term: KL between the student's binary probabilities (target, any other class) and the
+    teacher's (its top class, any other class). Masked term: KL over the classes that the teacher
+    ranks below the target. Both are times T^2, mean over the batch.
 
-    A teacher that puts the target last leaves no class to compare: that term is 0.
+    The masked term is 0 where the teacher ranks the target last.
+    Reference: zju-SWJ/RLD, mdistiller/distillers/RLD.py.
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0, warmup=20)
@@ -34,8 +35,8 @@ class RLD(LogitDistiller):
 
     @staticmethod
     def pair_defaults(teacher, student, views):
-        """Published runs on ImageNet; with logit standardization, within a family of networks."""
-        on_imagenet = OTHERS_ON_IMAGENET.get((teacher, student))
+        """Published settings: ImageNet pairs; with logit standardization, pairs of one family."""
+        on_imagenet = OTHERS_WEIGHT_IMAGENET.get((teacher, student))
         settings = {} if on_imagenet is None else {"rld_beta": on_imagenet}
         if "logit_stand" not in views:
             return settings if on_imagenet is None else {**settings, "kd_T": 1.0}
@@ -47,10 +48,10 @@ class RLD(LogitDistiller):
         o = self.options
         alpha_T = o.rld_alpha_T or o.kd_T
         s, t = student / alpha_T, teacher / alpha_T
-        confidence = kl(two_way(s, labels), two_way(t, t.argmax(dim=1)), temperature=1)
-        before = teacher >= teacher.gather(1, labels[:, None])  # (M, K), the target among them
+        confidence = kl(binary_logits(s, labels), binary_logits(t, t.argmax(dim=1)), temperature=1)
+        masked = teacher >= teacher.gather(1, labels[:, None])  # (M, K), also the target itself
         s, t = student / o.kd_T, teacher / o.kd_T
-        others = kl(s.masked_fill(before, NEVER), t.masked_fill(before, NEVER), temperature=1)
+        others = kl(s.masked_fill(masked, MASKED), t.masked_fill(masked, MASKED), temperature=1)
         return o.rld_alpha * alpha_T**2 * confidence + o.rld_beta * o.kd_T**2 * others
 
 

@@ -1,49 +1,50 @@
-"""Arithmetic on rows, shared by several methods. M rows, K classes, C channels.
+"""Functions of rows of logits or features, used by several methods. M rows, K classes, C channels.
 
-All of it stays in log space: a probability that underflows costs what its logarithm says.
+All of them stay in log space, so that losses are finite where probabilities underflow.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NEVER = -1e9  # a logit this low has no probability, and stays finite where -inf gives NaN
+MASKED = -1e9  # logit of a masked class: probability 0, and finite where -inf would give NaN
 
 
 def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T^2 * KL(teacher || student) at temperature T: (M, K), (M, K) -> (M,)"""
     log_p = F.log_softmax(student / temperature, dim=1)
     log_q = F.log_softmax(teacher / temperature, dim=1)
-    return temperature**2 * divergence(log_p, log_q)
+    return temperature**2 * kl_from_log_probs(log_p, log_q)
 
 
-def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(q || p) of logarithms of probabilities: (M, K), (M, K) -> (M,)"""
+def kl_from_log_probs(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(q || p) of log-probabilities, log_p the student's: (M, K), (M, K) -> (M,)"""
     return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=1)
 
 
-def without(logits: Tensor, index: Tensor) -> Tensor:
-    """The same logits with class `index` out of the race: (M, K), (M,) -> (M, K)"""
-    return logits.scatter(1, index[:, None], NEVER)
+def mask_class(logits: Tensor, index: Tensor) -> Tensor:
+    """The logits with that of class `index` masked: (M, K), (M,) -> (M, K)"""
+    return logits.scatter(1, index[:, None], MASKED)
 
 
-def two_way(logits: Tensor, index: Tensor) -> Tensor:
+def binary_logits(logits: Tensor, index: Tensor) -> Tensor:
     """Logits of "class `index`" and of "any other class": (M, K), (M,) -> (M, 2)"""
     chosen = logits.gather(1, index[:, None])
-    others = without(logits, index).logsumexp(dim=1, keepdim=True)
+    others = mask_class(logits, index).logsumexp(dim=1, keepdim=True)
     return torch.cat([chosen, others], dim=1)
 
 
-def decoupled(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of "class `index`, or any other?" (M, 2) and of "which other?" (M, K)."""
-    others = without(logits, index)
-    every = others.logsumexp(dim=1, keepdim=True)
-    either = torch.cat([logits.gather(1, index[:, None]), every], dim=1)
-    return F.log_softmax(either, dim=1), others - every
+def decoupled_log_probs(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of class `index` against all others, and among the others.
+
+    (M, K), (M,) -> (M, 2), (M, K), where class `index` has probability 0 among the others.
+    """
+    binary, others = binary_logits(logits, index), mask_class(logits, index)
+    return F.log_softmax(binary, dim=1), F.log_softmax(others, dim=1)
 
 
-def check_others(classes: int) -> None:
-    """ValueError where "which of the other classes?" has one answer only."""
+def check_class_count(classes: int) -> None:
+    """Raise ValueError where there are not two classes beside the target to distinguish."""
     if classes < 3:
         raise ValueError(
             f"with {classes} classes there is one other class than the target, so its share of the "
@@ -51,8 +52,8 @@ def check_others(classes: int) -> None:
         )
 
 
-def unit(x: Tensor, least: float = 1e-6) -> Tensor:
-    """(M, C) -> (M, C): rows of length 1; a shorter row than `least` is 0, without a gradient."""
+def normalize_rows(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """(M, C) -> (M, C): rows of length 1; a row shorter than `eps` becomes 0 without gradient."""
     squared = x.square().sum(dim=1, keepdim=True)  # (M, 1)
-    per_length = squared.clamp_min(least**2).rsqrt()
-    return x * torch.where(squared > least**2, per_length, 0)
+    inverse_norm = squared.clamp_min(eps**2).rsqrt()
+    return x * torch.where(squared > eps**2, inverse_norm, 0)

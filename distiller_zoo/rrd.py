@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crd.memory import Memory, MemoryOptions, Negatives, price, scores
+from crd.memory import Memory, MemoryOptions, Negatives, bank_loss, similarity
 from helper.options import option, positive_number
 
 from . import METHODS
@@ -17,12 +17,15 @@ class RRD(Distiller):
     """Giakoumoglou, Stathaki, Relational Representation Distillation, arXiv 2407.12073 (2024).
 
     Cross-entropy, mean over the batch, between softmax(teacher's similarities / nce_t_t) and
-    softmax(student's similarities / nce_t_s). Similarities are those with a queue of the teacher's
-    last nce_k vectors, or (`--rrd_memory momentum`) scores against CRD's memories and negatives:
-    exp(similarity / nce_t) / Z. Vectors are pooled features in linear embeddings of unit length.
+    softmax(student's similarities / nce_t_s). Similarities are inner products with a queue of the
+    teacher's last nce_k vectors, or (`--rrd_memory momentum`) scores against CRD's memories and
+    negatives: exp(inner product / nce_t) / Z. Vectors are pooled features after a linear embedding
+    to unit length.
 
     Only the student's side has a gradient: the teacher's embedding stays as it was initialised, as
-    in the published code. The seed's first version had nce_t_s 0.04, nce_t_t 0.1, enqueue after.
+    in the published code. Its first version had nce_t_s 0.04, nce_t_t 0.1, and enqueued after the
+    loss. Raises ValueError where there are memories and all samples are of one class.
+    Reference: giakoumoglou/distillers, RRD.
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0)
@@ -58,60 +61,59 @@ class RRD(Distiller):
     def forward(self, student, teacher, batch):
         z_s, z_t = self.embed_s(student.pooled), self.embed_t(teacher.pooled)  # (B, D)
         if self.options.rrd_memory == "queue":
-            return self.against_queue(z_s, z_t)
-        return self.against_memories(z_s, z_t, batch)
+            return self.queue_loss(z_s, z_t)
+        return self.memory_loss(z_s, z_t, batch)
 
-    def against_queue(self, z_s: Tensor, z_t: Tensor) -> Tensor:
+    def queue_loss(self, z_s: Tensor, z_t: Tensor) -> Tensor:
         """(B, D), (B, D) -> scalar"""
         if self.options.enqueue == "before":
-            self.queue.push(z_t)
-        bank = self.queue.bank
-        target = self.target(scores(z_t, bank, None))
-        loss = price(z_s, bank, None, lambda score: self.cost(score, target))
+            self.queue.enqueue(z_t)
+        target = self.teacher_probs(similarity(z_t, self.queue.bank))
+        loss = bank_loss(z_s, self.queue.bank, None, lambda s: self.relation_loss(s, target))
         if self.options.enqueue == "after":
-            self.queue.push(z_t)
+            self.queue.enqueue(z_t)
         return loss
 
-    def against_memories(self, z_s: Tensor, z_t: Tensor, batch) -> Tensor:
+    def memory_loss(self, z_s: Tensor, z_t: Tensor, batch) -> Tensor:
         """(B, D), (B, D) -> scalar"""
         index = self.candidates(batch)
-        target = self.target(not_overflown(self.memory_s.log_score(z_t, index)))
-        loss = self.memory_t.price(
-            z_s, index, lambda log_score: self.cost(not_overflown(log_score), target)
+        target = self.teacher_probs(clamped_exp(self.memory_s.log_scores(z_t, index)))
+        loss = self.memory_t.loss(
+            z_s, index, lambda log_score: self.relation_loss(clamped_exp(log_score), target)
         )
         self.memory_s.update(batch.index, z_s)
         self.memory_t.update(batch.index, z_t)
         return loss
 
     def candidates(self, batch) -> Tensor:
-        """Samples that each is compared with, itself first: (B, 1 + k)"""
+        """Indices of the samples that each is compared with, itself first: (B, 1 + k)"""
         return self.negatives(batch.labels, batch.index)
 
-    def target(self, similarity: Tensor) -> Tensor:
-        """The teacher's similarities -> its probabilities: (B, C) -> (B, C)"""
+    def teacher_probs(self, similarity: Tensor) -> Tensor:
+        """Softmax of the teacher's similarities at its temperature: (B, C) -> (B, C)"""
         return F.softmax(similarity / self.options.nce_t_t, dim=1)
 
-    def cost(self, similarity: Tensor, target: Tensor) -> Tensor:
-        """The student's similarities, the teacher's probabilities: (B, C), (B, C) -> scalar"""
+    def relation_loss(self, similarity: Tensor, target: Tensor) -> Tensor:
+        """Student's similarities (B, C), teacher's probabilities (B, C) -> scalar"""
         return F.cross_entropy(similarity / self.options.nce_t_s, target)
 
 
-def not_overflown(log_score: Tensor) -> Tensor:
-    """Scores from their logarithms, at most exp(60): only nce_t below 0.03 can reach it."""
+def clamped_exp(log_score: Tensor) -> Tensor:
+    """exp, at most exp(60), which only an nce_t below 0.03 can reach: (B, C) -> (B, C)"""
     return log_score.clamp(max=60).exp()
 
 
 class Queue(nn.Module):
-    """The last vectors that were pushed, the oldest overwritten first. C length, D dimensions."""
+    """First-in-first-out queue of `length` vectors of `dim` dimensions, at first random units."""
 
     def __init__(self, length: int, dim: int):
         super().__init__()
-        self.register_buffer("bank", F.normalize(torch.randn(length, dim), dim=1))  # (C, D)
+        self.register_buffer("bank", F.normalize(torch.randn(length, dim), dim=1))
         self.register_buffer("next", torch.tensor(0))  # place of the next vector
 
     @torch.no_grad()
-    def push(self, z: Tensor) -> None:
-        """Vectors (B, D), any number of them; of more than C the last C stay."""
+    def enqueue(self, z: Tensor) -> None:
+        """Add vectors (B, D), overwriting the oldest; of more than fit the last ones stay."""
         length = len(self.bank)
         skipped = max(0, len(z) - length)
         place = (self.next + torch.arange(skipped, len(z), device=z.device)) % length

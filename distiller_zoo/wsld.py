@@ -14,10 +14,12 @@ from .base import LogitDistiller, Recipe
 class WSLD(LogitDistiller):
     """Zhou et al., Rethinking Soft Labels for KD: A Bias-Variance Tradeoff, ICLR 2021.
 
-    Cross-entropy against the teacher's probabilities, both softened, times T^2; each sample weighs
-    1 - exp(-c_s / c_t), c_s and c_t the cross-entropies of student and teacher with the label at
-    temperature 1: what the student knows better than the teacher counts little. No gradient goes
-    through the weights; mean over the batch.
+    Cross-entropy of the student's probabilities with the teacher's at temperature T, times T^2,
+    mean over the batch. A sample has weight 1 - exp(-loss_s / loss_t), the cross-entropies of
+    student and teacher with the label at temperature 1, so that samples on which the student is
+    better than the teacher weigh little. The weights have no gradient.
+
+    Reference: giakoumoglou/distillers, WSLD.
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=2.5)
@@ -34,7 +36,7 @@ class WSLD(LogitDistiller):
 
 
 def weights(student: Tensor, teacher: Tensor, labels: Tensor, eps: float = 1e-7) -> Tensor:
-    """(M, K), (M, K), (M,) -> (M,), each from 0 to 1."""
-    cost_s = F.cross_entropy(student, labels, reduction="none")
-    cost_t = F.cross_entropy(teacher, labels, reduction="none")
-    return -torch.expm1(-cost_s / (cost_t + eps))
+    """Weights of samples: logits (M, K), (M, K), labels (M,) -> (M,), each from 0 to 1"""
+    loss_s = F.cross_entropy(student, labels, reduction="none")
+    loss_t = F.cross_entropy(teacher, labels, reduction="none")
+    return -torch.expm1(-loss_s / (loss_t + eps))

@@ -1,4 +1,4 @@
-"""Each method as its paper's formula says it, step by step: to compare with, in value and cost."""
+"""Each method as its paper's formula says it, step by step: for comparisons of values and times."""
 
 import importlib
 import pkgutil

@@ -11,8 +11,8 @@ def attention(f_s, f_t, p=2):
 def stage(s, t, p):
     size = min(s.shape[2], t.shape[2])
     s, t = F.adaptive_avg_pool2d(s, size), F.adaptive_avg_pool2d(t, size)
-    return (where(s, p) - where(t, p)).pow(2).mean()
+    return (attention_map(s, p) - attention_map(t, p)).pow(2).mean()
 
 
-def where(x, p):
+def attention_map(x, p):
     return F.normalize(x.pow(p).mean(dim=1).flatten(1))

@@ -18,7 +18,7 @@ def scores(z, bank, index, temperature, constant=None):
     return score / constant, constant
 
 
-def contrast(score, n):
+def nce_loss(score, n):
     """Scores (B, 1 + k), the positive's first -> scalar"""
     k = score.shape[1] - 1
     chance = k / n
@@ -27,8 +27,8 @@ def contrast(score, n):
     return -(positive.sum() + rest.sum()) / len(score)
 
 
-def moved(bank, index, z, momentum):
-    """The bank (N, D) after the vectors (B, D) of the samples (B,) were seen."""
+def updated_bank(bank, index, z, momentum):
+    """The bank (N, D) after an update with the vectors (B, D) of the samples (B,)."""
     row = momentum * bank[index] + (1 - momentum) * z.detach()
     bank = bank.clone()
     bank[index] = row / row.norm(dim=1, keepdim=True)
@@ -39,7 +39,7 @@ def crd(z_s, z_t, bank_s, bank_t, index, temperature, constants=(None, None)):
     """Unit vectors (B, D), banks (N, D), candidates (B, 1 + k) -> scalar"""
     student, _ = scores(z_s, bank_t, index, temperature, constants[0])
     teacher, _ = scores(z_t, bank_s, index, temperature, constants[1])
-    return contrast(student, len(bank_t)) + contrast(teacher, len(bank_s))
+    return nce_loss(student, len(bank_t)) + nce_loss(teacher, len(bank_s))
 
 
 def other_samples(labels):

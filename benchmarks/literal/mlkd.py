@@ -10,9 +10,9 @@ import torch.nn.functional as F
 def mlkd(s_weak, t_weak, s_strong, t_strong, T=4.0, instance=lambda x: x):
     """Logits (B, K) of two augmentations -> scalar; `instance` prepares those of the KL."""
     q = F.softmax(t_weak, dim=1)
-    sure, often = q.max(dim=1).values.numpy(), q.sum(dim=0).numpy()
-    unsure = (sure <= np.percentile(sure, 50)).mean()
-    rare = (often <= np.percentile(often, 50)).mean()
+    confidence, frequency = q.max(dim=1).values.numpy(), q.sum(dim=0).numpy()
+    sample_share = (confidence <= np.percentile(confidence, 50)).mean()
+    class_share = (frequency <= np.percentile(frequency, 50)).mean()
 
     total = 0
     for n, temperature in enumerate([T, 3.0, 5.0, 2.0, 6.0]):
@@ -21,10 +21,10 @@ def mlkd(s_weak, t_weak, s_strong, t_strong, T=4.0, instance=lambda x: x):
             (instance(s_strong), instance(t_strong)),
         )
         # The published code takes the weak view for the strong one at the last two temperatures.
-        total = total + unsure * kd(*weak, temperature)
+        total = total + sample_share * kd(*weak, temperature)
         total = total + kd(*(strong if n < 3 else weak), temperature)
-        total = total + rare * classes(s_weak, t_weak, temperature)
-        total = total + unsure * samples(s_weak, t_weak, temperature)
+        total = total + class_share * classes(s_weak, t_weak, temperature)
+        total = total + sample_share * samples(s_weak, t_weak, temperature)
     return total
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 
 def fused(module, x, review, size):
-    """One fusion (ABF): map (B, C, H, W), review from below, wanted size -> output, review"""
+    """One fusion (ABF): map (B, C, H, W), fused deeper map, target size -> output, fused map"""
     x = module.conv1(x)
     if review is not None:
         review = F.interpolate(review, x.shape[2:], mode="nearest")

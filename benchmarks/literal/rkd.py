@@ -18,5 +18,5 @@ def distances(x):
 
 
 def angles(x):
-    way = F.normalize(x[None] - x[:, None], dim=2)
-    return torch.bmm(way, way.transpose(1, 2))
+    direction = F.normalize(x[None] - x[:, None], dim=2)
+    return torch.bmm(direction, direction.transpose(1, 2))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 
 def kd(student, teacher, labels, scales, temperature):
-    """What both networks show of a batch (with `last_map` and `head`), labels (B,) -> scalar"""
+    """Features of both networks (with `last_map` and `head`), labels (B,) -> scalar"""
     s, t = regions(student, scales), regions(teacher, scales)
     total, right = 0, t[0].argmax(dim=1) == labels
     for logit_s, logit_t in zip(s, t, strict=True):
@@ -19,11 +19,11 @@ def kd(student, teacher, labels, scales, temperature):
     return total / len(s) / len(labels)
 
 
-def regions(shown, scales):
+def regions(features, scales):
     """Logits (B, K) of every region"""
     cut = []
     for scale in scales:
-        size = shown.last_map.shape[2] // scale
-        cells = F.avg_pool2d(shown.last_map, size)  # (B, C, scale, scale)
-        cut += [shown.head(cells[:, :, i, j]) for i in range(scale) for j in range(scale)]
+        size = features.last_map.shape[2] // scale
+        cells = F.avg_pool2d(features.last_map, size)  # (B, C, scale, scale)
+        cut += [features.head(cells[:, :, i, j]) for i in range(scale) for j in range(scale)]
     return cut

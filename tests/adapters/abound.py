@@ -16,7 +16,7 @@ def of_abound(case):
 
     def call():
         connected = [f(s) for f, s in zip(connectors, student.preacts, strict=True)]
-        losses = of_parts(abound.parts(connected, teacher.preacts, options.ab_margin))
+        losses = of_parts(abound.stage_losses(connected, teacher.preacts, options.ab_margin))
         return losses | {f"out/connected.{i}": c for i, c in enumerate(connected)}
 
     return Subject(call, trained, buffers(connectors, "connectors."))

@@ -17,8 +17,8 @@ def only_pooled(pooled) -> Features:
 def setup_of(case) -> Setup:
     """Vectors of the case; the labels of two classes, as many as there are memories."""
     labels = torch.arange(case.hyper.get("n_data", 2)) % 2
-    shown = only_pooled(case["f_s"]), only_pooled(case["f_t"])
-    return Setup(*shown, None, None, labels)
+    features = only_pooled(case["f_s"]), only_pooled(case["f_t"])
+    return Setup(*features, None, None, labels)
 
 
 def fill_embeddings(case, method) -> dict[str, nn.Parameter]:
@@ -64,5 +64,5 @@ def crd_of(case):
 @ADAPTERS.register("crd")
 def crd(case):
     method, batch, trained, state = crd_of(case)
-    shown = only_pooled(case["f_s"]), only_pooled(case["f_t"])
-    return Subject(lambda: {"loss": method(*shown, batch)}, trained, state)
+    features = only_pooled(case["f_s"]), only_pooled(case["f_t"])
+    return Subject(lambda: {"loss": method(*features, batch)}, trained, state)

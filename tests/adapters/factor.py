@@ -1,6 +1,6 @@
 import torch
 
-from distiller_zoo.factor import Paraphraser, Translator, distance
+from distiller_zoo.factor import Paraphraser, Translator, factor_loss
 
 from . import ADAPTERS, Subject
 from .features import buffers, load
@@ -15,7 +15,9 @@ def factor(case):
 
 def of_loss(case):
     h = case.hyper
-    return Subject(lambda: {"loss": distance(case["factor_s"], case["factor_t"], h["p1"], h["p2"])})
+    return Subject(
+        lambda: {"loss": factor_loss(case["factor_s"], case["factor_t"], h["p1"], h["p2"])}
+    )
 
 
 def paraphraser_of(case):
@@ -35,7 +37,7 @@ def of_paraphraser(case):
     def call():
         made = paraphraser.encoder(case["f_t"])
         return {
-            "loss": paraphraser.error(case["f_t"]),
+            "loss": paraphraser.reconstruction_loss(case["f_t"]),
             "out/factor": made,
             "out/reconstruction": paraphraser.decoder(made),
         }
@@ -63,7 +65,7 @@ def of_all(case):
         with torch.no_grad():
             factor_t = paraphraser.encoder(case["f_t"])
         factor_s = translator(case["f_s"])
-        loss = distance(factor_s, factor_t, h["p1"], h["p2"])
+        loss = factor_loss(factor_s, factor_t, h["p1"], h["p2"])
         return {"loss": loss, "out/factor_s": factor_s, "out/factor_t": factor_t}
 
     return Subject(call, trained, buffers(translator, "translator."))

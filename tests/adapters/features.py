@@ -63,18 +63,19 @@ def of_nst(case):
 
 @register("pkt")
 def of_pkt(case):
-    return {"loss": pkt.pkt(case["f_s"], case["f_t"])}
+    return {"loss": pkt.pkt_loss(case["f_s"], case["f_t"])}
 
 
 @register("rkd")
 def of_rkd(case):
-    return {"loss": rkd.rkd(case["f_s"], case["f_t"], case.hyper["w_d"], case.hyper["w_a"])}
+    distance, angle = rkd.rkd_losses(case["f_s"], case["f_t"])
+    return {"loss": case.hyper["w_d"] * distance + case.hyper["w_a"] * angle}
 
 
 @ADAPTERS.register("correlation")
 def of_correlation(case):
     if not case.hyper["with_embed"]:
-        return Subject(lambda: {"loss": correlation.correlation(case["f_s"], case["f_t"])})
+        return Subject(lambda: {"loss": correlation.correlation_loss(case["f_s"], case["f_t"])})
     dim, trained, embed = case.hyper["feat_dim"], {}, {}
     for who in "st":
         embed[who] = nn.Linear(case[f"f_{who}"].shape[1], dim)
@@ -83,7 +84,7 @@ def of_correlation(case):
     def call():
         z = {who: embed[who](case[f"f_{who}"]) for who in "st"}
         return {
-            "loss": correlation.correlation(z["s"], z["t"]),
+            "loss": correlation.correlation_loss(z["s"], z["t"]),
             "out/embedded_s": z["s"],
             "out/embedded_t": z["t"],
         }

@@ -1,6 +1,6 @@
 import torch
 
-from distiller_zoo.fsp import parts
+from distiller_zoo.fsp import flow_losses
 from models.base import Features
 
 from . import ADAPTERS, Subject
@@ -17,4 +17,4 @@ def only_maps(stem, stages, pooled=None, logits=None) -> Features:
 
 @ADAPTERS.register("fsp")
 def fsp(case):
-    return Subject(lambda: of_parts(parts(maps(case, "f_s"), maps(case, "f_t"))))
+    return Subject(lambda: of_parts(flow_losses(maps(case, "f_s"), maps(case, "f_t"))))

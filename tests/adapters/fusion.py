@@ -40,7 +40,7 @@ def full_ofd(case):
     def call():
         connected = [f(s) for f, s in zip(connectors, maps(case, "f_s"), strict=True)]
         low = margins(case)
-        results = {"loss": ofd.ofd(connected, maps(case, "f_t"), low)}
+        results = {"loss": ofd.ofd_loss(connected, maps(case, "f_t"), low)}
         return results | {f"out/margin.{i}": m for i, m in enumerate(low)}
 
     return Subject(call, trained, buffers(connectors, "connectors."))
@@ -53,7 +53,7 @@ def of_reviewkd(case):
 
 def context(case):
     s, t = maps(case, "f_s"), maps(case, "f_t")
-    return Subject(lambda: of_parts(reviewkd.context_losses(s, t)))
+    return Subject(lambda: of_parts(reviewkd.hcl_losses(s, t)))
 
 
 def fusion(case):
@@ -78,6 +78,6 @@ def full_review(case):
     def call():
         s = [*maps(case, "f_s"), case["pooled_s"][:, :, None, None]]
         t = [*maps(case, "f_t"), case["pooled_t"][:, :, None, None]]
-        return of_parts(reviewkd.context_losses(reviewkd.review(module, s, t), t))
+        return of_parts(reviewkd.hcl_losses(reviewkd.fuse_levels(module, s, t), t))
 
     return Subject(call, trained, buffers(module, "abfs."))

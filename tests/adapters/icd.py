@@ -23,5 +23,5 @@ def icd_of(case):
 @ADAPTERS.register("icd", "dcd")
 def icd(case):
     method, trained = icd_of(case)
-    shown = only_pooled(case["f_s"]), only_pooled(case["f_t"])
-    return Subject(lambda: {"loss": method(*shown, None)}, trained)
+    features = only_pooled(case["f_s"]), only_pooled(case["f_t"])
+    return Subject(lambda: {"loss": method(*features, None)}, trained)

@@ -18,7 +18,7 @@ def itrd(case):
     def call():
         return {
             "loss": method(student, teacher, None),
-            "loss_parts": torch.stack(method.parts(student.pooled, teacher.pooled)),
+            "loss_parts": torch.stack(method.losses(student.pooled, teacher.pooled)),
         }
 
     return Subject(call, dict(method.named_parameters()))

@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from distiller_zoo.mlkd import MORE_TEMPERATURES, product_gap, share_below_median
+from distiller_zoo.mlkd import EXTRA_TEMPERATURES, gram_difference, share_below_median
 from distiller_zoo.rows import kl
 from distiller_zoo.views import z_score
 
@@ -10,12 +10,12 @@ from . import ADAPTERS, Subject
 
 def samples(s, t, T):
     """(B, K), (B, K) -> (B,)"""
-    return product_gap(F.softmax(s / T, dim=1)[None], F.softmax(t / T, dim=1)[None])[0]
+    return gram_difference(F.softmax(s / T, dim=1)[None], F.softmax(t / T, dim=1)[None])[0]
 
 
 def classes(s, t, T):
     """(B, K), (B, K) -> (K,)"""
-    return product_gap(F.softmax(s / T, dim=1).T[None], F.softmax(t / T, dim=1).T[None])[0]
+    return gram_difference(F.softmax(s / T, dim=1).T[None], F.softmax(t / T, dim=1).T[None])[0]
 
 
 @ADAPTERS.register("mlkd")
@@ -42,14 +42,14 @@ def full(case):
     weak, strong = ((case[f"logit_s_{v}"], case[f"logit_t_{v}"]) for v in ("weak", "strong"))
     ce = F.cross_entropy(weak[0], case["target"]) + F.cross_entropy(strong[0], case["target"])
     q = F.softmax(weak[1], dim=1)
-    unsure = share_below_median(q.amax(dim=1)[None])[0]
-    rare = share_below_median(q.sum(dim=0)[None])[0]
-    every = (T, *MORE_TEMPERATURES)
-    cc = rare * sum(classes(*weak, T).mean() for T in every)
-    bc = unsure * sum(samples(*weak, T).mean() for T in every)
+    sample_share = share_below_median(q.amax(dim=1)[None])[0]
+    class_share = share_below_median(q.sum(dim=0)[None])[0]
+    every = (T, *EXTRA_TEMPERATURES)
+    cc = class_share * sum(classes(*weak, T).mean() for T in every)
+    bc = sample_share * sum(samples(*weak, T).mean() for T in every)
     if h["logit_stand"]:
         weak, strong = (tuple(map(z_score, view)) for view in (weak, strong))
-    kd = unsure * sum(kl(*weak, T).mean() for T in every)
+    kd = sample_share * sum(kl(*weak, T).mean() for T in every)
     kd += sum(kl(*strong, T).mean() for T in (T, 3, 5)) + sum(kl(*weak, T).mean() for T in (2, 6))
     kd, cc, bc = (h["kd_weight"] * part for part in (kd, cc, bc))
     parts = torch.stack([h["ce_weight"] * ce, kd, cc, bc])

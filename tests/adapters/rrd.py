@@ -33,8 +33,8 @@ def rrd_of(case):
 @ADAPTERS.register("rrd")
 def rrd(case):
     method, batch, trained, state = rrd_of(case)
-    shown = only_pooled(case["f_s"]), only_pooled(case["f_t"])
-    return Subject(lambda: {"loss": method(*shown, batch)}, trained, state)
+    features = only_pooled(case["f_s"]), only_pooled(case["f_t"])
+    return Subject(lambda: {"loss": method(*features, batch)}, trained, state)
 
 
 def fill_queue(case, queue):

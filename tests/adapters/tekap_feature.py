@@ -13,10 +13,10 @@ def tekap_feature(case):
     crd, batch, trained, state = crd_of(case)
     options = NoisyTeacher.Options(1, h["noise_weight"], h["noise_std"])
     method = NoisyTeacher(options, setup_of(case), crd)
-    shown = only_pooled(case["f_s"]), only_pooled(case["f_t"])
+    features = only_pooled(case["f_s"]), only_pooled(case["f_t"])
 
     def call():
         with mock.patch("torch.randn_like", return_value=case["noise_1"]):
-            return {"loss": method(*shown, batch)}
+            return {"loss": method(*features, batch)}
 
     return Subject(call, trained, state)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from benchmarks.literal import abound as literal
-from distiller_zoo.abound import ActivationBoundary, parts, stage_loss
+from distiller_zoo.abound import ActivationBoundary, stage_loss, stage_losses
 from distiller_zoo.base import Setup
 from models import MODELS
 from tests.adapters import Case, index
@@ -26,7 +26,7 @@ def test_literal_equals_the_reference(entry):
 
 
 def test_by_hand():
-    """Margin 1. On: 3 is right, 0 is 1 away. Off: -3 is right, 1 is 2 away; 0 is off."""
+    """Margin 1. Active: 3 is fine, 0 is 1 away. Inactive (so is 0): -3 is fine, 1 is 2 away."""
     t = torch.tensor([5.0, 5.0, -5.0, 0.0]).view(1, 4, 1, 1)
     s = torch.tensor([3.0, 0.0, -3.0, 1.0]).view(1, 4, 1, 1).requires_grad_()
     loss = stage_loss(s, t, 1.0)
@@ -37,8 +37,8 @@ def test_by_hand():
 
 def test_only_the_boundary_counts_and_deeper_stages_count_twice():
     s, t = [torch.randn(3, 4, 2, 2)] * 3, [torch.randn(3, 4, 2, 2)] * 3
-    first, second, third = parts(s, t, 1.0)
-    torch.testing.assert_close(parts(s, [1000 * m for m in t], 1.0)[2], third)
+    first, second, third = stage_losses(s, t, 1.0)
+    torch.testing.assert_close(stage_losses(s, [1000 * m for m in t], 1.0)[2], third)
     torch.testing.assert_close(torch.stack([4 * first, 2 * second]), third.expand(2))
 
 
@@ -50,7 +50,7 @@ def test_is_finite_for_huge_values():
     assert s.grad.isfinite().all()
 
 
-def test_connects_only_where_shapes_differ_and_has_nothing_to_say_later():
+def test_connects_only_where_shapes_differ_and_has_no_loss_after_the_first_stage():
     student = only_maps(None, [torch.randn(2, 4, 8, 8), torch.randn(2, 6, 4, 4)])
     teacher = only_maps(None, [torch.randn(2, 4, 8, 8), torch.randn(2, 8, 4, 4)])
     method = method_of(student, teacher)
@@ -60,8 +60,11 @@ def test_connects_only_where_shapes_differ_and_has_nothing_to_say_later():
 
 def test_trains_connectors_and_features_but_not_the_classifier():
     student = MODELS["resnet8"](10)
-    shown = only_maps(None, [torch.randn(2, 4, 8, 8)]), only_maps(None, [torch.randn(2, 6, 8, 8)])
-    method = method_of(*shown)
+    features = (
+        only_maps(None, [torch.randn(2, 4, 8, 8)]),
+        only_maps(None, [torch.randn(2, 6, 8, 8)]),
+    )
+    method = method_of(*features)
     trained = {id(p) for p in method.first_stage(student)}
     assert {id(p) for p in method.parameters()} < trained
     assert {n for n, p in student.named_parameters() if id(p) not in trained} == {
@@ -70,7 +73,10 @@ def test_trains_connectors_and_features_but_not_the_classifier():
     }
 
 
-def test_shapes_that_nothing_connects_are_shown():
-    shown = only_maps(None, [torch.randn(2, 4, 4, 4)]), only_maps(None, [torch.randn(2, 6, 32, 32)])
+def test_the_error_names_shapes_that_cannot_be_connected():
+    features = (
+        only_maps(None, [torch.randn(2, 4, 4, 4)]),
+        only_maps(None, [torch.randn(2, 6, 32, 32)]),
+    )
     with pytest.raises(ValueError, match=r"\(4, 4, 4\).*\(6, 32, 32\)"):
-        method_of(*shown)
+        method_of(*features)

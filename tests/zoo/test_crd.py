@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.literal import crd as literal
-from crd import memory
-from crd.memory import Memory, price, scores, weighted_sum
+from crd.memory import Memory, bank_loss, similarity
 from dataset.base import Batch
 from distiller_zoo.base import Setup
 from distiller_zoo.crd import CRD
@@ -29,8 +28,8 @@ def made(**changes) -> tuple[CRD, torch.Tensor, torch.Tensor]:
     return CRD(options, setup).double(), f_s, f_t
 
 
-def test_scores_of_vectors_that_know_nothing():
-    """All scores alike: the positive is one of 1 + k, so log(1 + k) + k log(1 + 1/k) a side."""
+def test_loss_where_all_scores_are_equal():
+    """All scores equal: the positive is one of 1 + k, so log(1 + k) + k log(1 + 1/k) a side."""
     method, f_s, f_t = made()
     for bank in (method.memory_s.bank, method.memory_t.bank):
         bank.zero_()
@@ -49,42 +48,37 @@ def test_literal_equals_the_reference(entry):
     t = case.hyper["nce_t"]
     loss = literal.crd(z_s, z_t, v1, v2, case["contrast_idx"], t, constants)
     np.testing.assert_allclose(loss.item(), case.expected("loss"), rtol=1e-9)
-    moved = literal.moved(v2, case["idx"], z_t, case.hyper["nce_m"])
-    np.testing.assert_allclose(moved, case.expected("after/memory_v2"), rtol=1e-9)
+    updated = literal.updated_bank(v2, case["idx"], z_t, case.hyper["nce_m"])
+    np.testing.assert_allclose(updated, case.expected("after/memory_v2"), rtol=1e-9)
 
 
-@pytest.mark.parametrize("block", [1, 100, 10**9])
-@pytest.mark.parametrize("ratio", [0, 10**9], ids=["gathered", "product"])
-def test_both_ways_to_score_are_the_same(ratio, block, monkeypatch):
-    for name, value in (("GATHERED", ratio), ("BLOCK", block), ("PRODUCT", block)):
-        monkeypatch.setattr(memory, name, value)
+def test_similarity_picks_the_candidates():
     torch.manual_seed(0)
-    z, bank = torch.randn(B, D).double(), torch.randn(N, D).double()
-    weight, place = torch.randn(B, K).double(), torch.randint(0, N, (B, K))
-    rows = bank[place]
-    torch.testing.assert_close(scores(z, bank, place), torch.einsum("bd,bkd->bk", z, rows))
-    by_hand = torch.einsum("bk,bkd->bd", weight, rows)
-    torch.testing.assert_close(weighted_sum(weight, bank, place), by_hand)
+    z, bank, index = torch.randn(B, D), torch.randn(N, D), torch.randint(0, N, (B, K))
+    expected = torch.einsum("bd,bkd->bk", z, bank[index])
+    torch.testing.assert_close(similarity(z, bank, index), expected)
+    torch.testing.assert_close(similarity(z, bank), z @ bank.T)
 
 
-@pytest.mark.parametrize("place", [torch.tensor([[0, 1, 1], [2, 0, 3]]), None])
-def test_price_has_the_right_gradient_even_when_the_bank_changes_before_backward(place):
+@pytest.mark.parametrize("index", [torch.tensor([[0, 1, 1], [2, 0, 3]]), None])
+def test_bank_loss_has_the_right_gradient_even_when_the_bank_changes_before_backward(index):
     torch.manual_seed(0)
     bank = torch.randn(4, 3).double()
     z = torch.randn(2, 3).double().requires_grad_()
 
-    def cost(score):
-        return score.exp().sum()
+    def loss_fn(similarity):
+        return similarity.exp().sum()
 
-    rows = bank[place] if place is not None else bank.expand(2, -1, -1)
-    (wanted,) = torch.autograd.grad(3 * cost((rows * z[:, None]).sum(dim=2)), z)
-    loss = 3 * price(z, bank, place, cost)
+    plain = 3 * loss_fn(similarity(z, bank.clone(), index))
+    (expected,) = torch.autograd.grad(plain, z)
+    loss = 3 * bank_loss(z, bank, index, loss_fn)
     bank.zero_()
     loss.backward()
-    torch.testing.assert_close(z.grad, wanted)
+    assert torch.equal(loss, plain)
+    torch.testing.assert_close(z.grad, expected)
 
 
-def test_memories_follow_what_was_seen_and_stay_unit_vectors():
+def test_memories_are_moving_averages_of_unit_length():
     method, f_s, f_t = made(nce_m=0.0)
     before = method.memory_t.bank.clone()
     method(only_pooled(f_s), only_pooled(f_t), BATCH)
@@ -98,11 +92,11 @@ def test_memories_follow_what_was_seen_and_stay_unit_vectors():
 
 def test_the_constant_is_set_by_the_first_batch_alone():
     method, f_s, f_t = made()
-    shown = only_pooled(f_s), only_pooled(f_t)
-    method(*shown, BATCH)
+    features = only_pooled(f_s), only_pooled(f_t)
+    method(*features, BATCH)
     first = method.memory_t.log_z.clone()
     assert first.isfinite()
-    method(*shown, BATCH)
+    method(*features, BATCH)
     assert torch.equal(method.memory_t.log_z, first)
 
 
@@ -133,6 +127,6 @@ def test_is_finite_where_exp_overflows_and_vectors_are_zero():
 
 
 def test_one_class_alone_is_refused():
-    shown = only_pooled(torch.zeros(2, 5)), only_pooled(torch.zeros(2, 7))
+    features = only_pooled(torch.zeros(2, 5)), only_pooled(torch.zeros(2, 7))
     with pytest.raises(ValueError, match="at least two"):
-        CRD(CRD.Options(), Setup(*shown, None, None, torch.zeros(9, dtype=torch.long)))
+        CRD(CRD.Options(), Setup(*features, None, None, torch.zeros(9, dtype=torch.long)))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from cli import parse
 from distiller_zoo.dkd import DKD
 from distiller_zoo.kd import KD
-from distiller_zoo.rows import two_way
+from distiller_zoo.rows import binary_logits
 from tests.adapters import bare_setup, only_logits
 
 SETUP = replace(bare_setup(), student=only_logits(torch.zeros(2, 10)))
@@ -17,7 +17,7 @@ def dkd(target, others, temperature=4.0):
     return DKD(DKD.Options(temperature, target, others), SETUP).per_row
 
 
-def test_weighing_the_others_by_their_teacher_mass_gives_back_kd():
+def test_others_weighted_by_the_teachers_probability_of_them_gives_kd():
     """Eq. 6 of the paper: KD = target term + (1 - p_teacher(target)) * others term."""
     student, teacher = torch.randn(2, 5, 10).double()
     labels = torch.arange(5)
@@ -31,7 +31,7 @@ def test_weighing_the_others_by_their_teacher_mass_gives_back_kd():
 @pytest.mark.parametrize("size", [500.0, 1e4])
 def test_finite_where_the_targets_probability_underflows(size, dtype):
     student = torch.full((2, 10), -size, dtype=dtype)
-    student[:, 0] = size  # as sure as can be, and the target is class 3
+    student[:, 0] = size  # certain, and the target is class 3
     student[1, 3] = 0.0
     student.requires_grad_()
     teacher = torch.linspace(-1, 1, 10, dtype=dtype).expand(2, 10)
@@ -48,14 +48,14 @@ def test_finite_where_the_targets_probability_underflows(size, dtype):
         log_q[:, others].logsumexp(1) - log_p[:, others].logsumexp(1)
     )
     log_q, log_p = t[:, others].log_softmax(1), s[:, others].log_softmax(1)
-    wanted = 16 * (target + 8 * (log_q.exp() * (log_q - log_p)).sum(1))
-    torch.testing.assert_close(loss.detach().double(), wanted, rtol=1e-5, atol=0)
+    expected = 16 * (target + 8 * (log_q.exp() * (log_q - log_p)).sum(1))
+    torch.testing.assert_close(loss.detach().double(), expected, rtol=1e-5, atol=0)
 
 
-def test_two_way_by_hand():
+def test_binary_logits_by_hand():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.2]]))
     torch.testing.assert_close(
-        F.softmax(two_way(logits, torch.tensor([1])), dim=1), torch.tensor([[0.3, 0.7]])
+        F.softmax(binary_logits(logits, torch.tensor([1])), dim=1), torch.tensor([[0.3, 0.7]])
     )
 
 

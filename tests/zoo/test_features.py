@@ -21,7 +21,7 @@ def assert_finite(loss, *leaves):
     assert all(leaf.grad.isfinite().all() for leaf in leaves)
 
 
-def test_attention_sees_where_not_how_much():
+def test_attention_ignores_scale_and_number_of_channels():
     t = torch.randn(2, 6, 4, 4).double()
     assert attention.stage_loss(3 * t, t).item() == pytest.approx(0, abs=1e-15)
     assert attention.stage_loss(t.repeat(1, 2, 1, 1), t).item() == pytest.approx(0, abs=1e-15)
@@ -30,49 +30,61 @@ def test_attention_sees_where_not_how_much():
     assert attention.stage_loss(here, there).item() == pytest.approx(1)  # (1 + 1) / 2 positions
 
 
-def test_similarity_does_not_see_a_rotation_of_the_features():
+def test_similarity_ignores_a_rotation_of_the_features():
     t = torch.randn(5, 8).double()
     assert similarity.stage_loss(t @ rotation(8), t).item() == pytest.approx(0, abs=1e-15)
     assert similarity.stage_loss(torch.randn(5, 3).double(), t) > 1e-4
 
 
-def test_pkt_sees_neighbours_alone():
+def test_pkt_ignores_rotation_and_length():
     t = torch.randn(6, 8).double()
-    turned = t @ rotation(8) * torch.rand(6, 1).double().add(0.5)  # cosines do not see lengths
-    assert pkt.pkt(turned, t).item() == pytest.approx(0, abs=1e-8)
+    turned = t @ rotation(8) * torch.rand(6, 1).double().add(0.5)  # no change of cosines
+    assert pkt.pkt_loss(turned, t).item() == pytest.approx(0, abs=1e-8)
     x = torch.randn(6, 8)
     x[2] = 0
     x.requires_grad_()
-    assert_finite(pkt.pkt(x, torch.randn(6, 8)), x)
+    assert_finite(pkt.pkt_loss(x, torch.randn(6, 8)), x)
 
 
 def test_correlation_by_hand_and_without_a_pair():
     s, t = torch.tensor([[1.0, 0.0], [2.0, 2.0], [0.0, 1.0]]), torch.zeros(3, 2)
-    assert correlation.correlation(s, t).item() == pytest.approx((1 * 2 + 2 * 1) / 2)
-    assert correlation.correlation(s[:1], t[:1]).item() == 0
+    assert correlation.correlation_loss(s, t).item() == pytest.approx((1 * 2 + 2 * 1) / 2)
+    assert correlation.correlation_loss(s[:1], t[:1]).item() == 0
 
 
-def test_rkd_sees_relations_alone():
-    """Moved, turned and scaled as a whole, a set of points keeps its relations."""
+def test_rkd_ignores_translation_rotation_and_scale():
+    """A set of points that is moved, turned and scaled as a whole keeps its relations."""
     t = torch.randn(6, 8).double()
     moved = 3 * t @ rotation(8) + torch.randn(8).double()
-    assert rkd.rkd(moved, t, 25, 50).item() == pytest.approx(0, abs=1e-12)
+    assert sum(rkd.rkd_losses(moved, t)).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [("rkd", (25, 50)), ("ega", (1.0, 0.3)), ("itrd", (1.0, 1.0)), ("dcd", (1.0, 0.5))],
+)
+def test_weighted_parts_add_up_to_the_loss(name, weights, setup):
+    method = METHODS[name](METHODS[name].Options(), setup)
+    loss = method(setup.student, setup.teacher, None)
+    parts = list(method.parts.values())
+    torch.testing.assert_close(loss, sum(w * p for w, p in zip(weights, parts, strict=True)))
+    assert all(part.shape == () and not part.requires_grad for part in parts)
 
 
 def test_rkd_angles_are_cosines_between_differences():
     x = torch.randn(4, 3).double()
-    way = x[None] - x[:, None]  # from i to j
-    wanted = F.cosine_similarity(way[:, :, None], way[:, None], dim=3)
+    direction = x[None] - x[:, None]  # from i to j
+    expected = F.cosine_similarity(direction[:, :, None], direction[:, None], dim=3)
     off = ~torch.eye(4, dtype=torch.bool)
     both = off[:, :, None] & off[:, None, :]
-    torch.testing.assert_close(rkd.angles(x)[both], wanted[both])
+    torch.testing.assert_close(rkd.angles(x)[both], expected[both])
     assert rkd.angles(x)[~both].abs().max() == 0
 
 
 @pytest.mark.parametrize("rows", [torch.ones(4, 3), torch.zeros(4, 3), torch.ones(1, 3)])
 def test_rkd_is_finite_for_equal_rows_and_for_one(rows):
     x = rows.clone().requires_grad_()
-    assert_finite(rkd.rkd(x, torch.randn(len(rows), 5), 25, 50), x)
+    assert_finite(sum(rkd.rkd_losses(x, torch.randn(len(rows), 5))), x)
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 6, 6), (2, 9, 2, 2)])  # either of the two forms
@@ -87,7 +99,7 @@ def test_nst_is_the_papers_double_sum(shape):
     torch.testing.assert_close(nst.stage_loss(s, t), literal)
 
 
-def test_nst_does_not_see_the_order_of_channels():
+def test_nst_ignores_the_order_of_channels():
     t = torch.randn(2, 6, 4, 4).double()
     order = torch.randperm(6)
     assert nst.stage_loss(t[:, order], t).item() == pytest.approx(0, abs=1e-14)
@@ -117,8 +129,8 @@ def setup():
     student, teacher = (MODELS[name](10).eval() for name in ("resnet8", "resnet14"))
     images = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
-        shown = student.features(images), teacher.features(images)
-    return Setup(*shown, student, teacher, torch.arange(20) % 10)
+        features = student.features(images), teacher.features(images)
+    return Setup(*features, student, teacher, torch.arange(20) % 10)
 
 
 def test_a_hint_layer_that_is_not_there(setup):

@@ -3,7 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distiller_zoo.itrd import ITRD, concentration, decorrelation, mutual_information
+from distiller_zoo.itrd import (
+    ITRD,
+    correlation_loss,
+    information_potential,
+    mutual_information_loss,
+)
 from tests.adapters import bare_setup
 from tests.adapters.ega import only_pooled
 
@@ -16,28 +21,28 @@ def itrd(c_s, c_t):
 def test_correlation_does_not_see_scale_and_shift_of_a_dimension():
     s, t = torch.randn(2, 8, 5).double()
     scale, shift = torch.rand(5) + 0.5, torch.randn(5)
-    moved = decorrelation(scale * s + shift, t, 1.5)
-    torch.testing.assert_close(moved, decorrelation(s, t, 1.5))
+    moved = correlation_loss(scale * s + shift, t, 1.5)
+    torch.testing.assert_close(moved, correlation_loss(s, t, 1.5))
 
 
 def test_the_best_correlation_by_hand():
     """Deviations divide by B - 1 and the mean by B: it falls short of 1 by 1/B in each of C."""
     t = torch.randn(8, 5).double()
-    wanted = torch.tensor(5 * (1 / 8) ** 3.0).double().log2()
-    torch.testing.assert_close(decorrelation(3 * t - 1, t, 1.5), wanted)
+    expected = torch.tensor(5 * (1 / 8) ** 3.0).double().log2()
+    torch.testing.assert_close(correlation_loss(3 * t - 1, t, 1.5), expected)
 
 
-def test_concentration_is_least_for_samples_that_differ_and_most_for_equal_ones():
+def test_information_potential_of_orthogonal_and_of_equal_samples():
     """Renyi's entropy of order 2 in bits: log2(B) and 0."""
-    assert concentration(torch.eye(4)) == 2.0**-2
-    assert concentration(torch.ones(4, 4)) == 1
+    assert information_potential(torch.eye(4)) == 2.0**-2
+    assert information_potential(torch.ones(4, 4)) == 1
 
 
-def test_a_teacher_that_tells_samples_apart_no_further_teaches_nothing():
+def test_a_teacher_whose_samples_are_all_equal_gives_no_mutual_information():
     """With all teacher vectors equal the joint matrix is the student's own."""
     s = torch.randn(6, 5)
-    assert mutual_information(s, torch.ones(6, 3)).abs() < 1e-6
-    assert mutual_information(s, torch.eye(6)) > 0
+    assert mutual_information_loss(s, torch.ones(6, 3)).abs() < 1e-6
+    assert mutual_information_loss(s, torch.eye(6)) > 0
 
 
 @pytest.mark.parametrize("c_t", [5, 7])

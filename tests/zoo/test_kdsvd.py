@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.literal.kdsvd import kdsvd as literal
 from distiller_zoo.base import Setup
-from distiller_zoo.kdsvd import KDSVD, Decomposition, between, matched, strongest
+from distiller_zoo.kdsvd import KDSVD, SingularVectors, adjacent_loss, matched_vectors
 from tests.adapters import bare_setup, only_logits
 
 
@@ -14,14 +14,14 @@ def maps(*shapes):
 
 
 def kdsvd(f_s, f_t, k=1):
-    stages = [matched(s, t, k) for s, t in zip(f_s, f_t, strict=True)]
-    return sum(between(a, b).sum() for a, b in zip(stages[:-1], stages[1:], strict=True))
+    stages = [matched_vectors(s, t, k) for s, t in zip(f_s, f_t, strict=True)]
+    return sum(adjacent_loss(a, b).sum() for a, b in zip(stages[:-1], stages[1:], strict=True))
 
 
 SHAPES = (6, 4, 4), (8, 4, 4), (12, 2, 2)
 
 
-def test_sees_neither_where_nor_how_much():
+def test_ignores_position_and_scale():
     """Right singular vectors stay when positions change places and when a map is scaled."""
     f_t = maps(*SHAPES)
     f_s = [3 * x.flatten(2)[:, :, torch.randperm(x[0, 0].numel())].view_as(x) for x in f_t]
@@ -34,16 +34,16 @@ def test_by_hand():
     e0, e1 = torch.zeros(1, 2, 1, 1), torch.zeros(1, 2, 1, 1)
     e0[:, 0], e1[:, 1] = 1, 1
     # Squared distances of entries: teacher [[0, 1], [1, 0]], student [[1, 0], [0, 1]].
-    wanted = 4 * (1 - torch.tensor(-1 / 8).exp()) ** 2
-    torch.testing.assert_close(kdsvd([e0, e1], [e0, e0]), wanted)
+    expected = 4 * (1 - torch.tensor(-1 / 8).exp()) ** 2
+    torch.testing.assert_close(kdsvd([e0, e1], [e0, e0]), expected)
 
 
-@pytest.mark.parametrize("shape", [(5, 4, 4), (9, 2, 2)])  # the Gram matrix of either side
-def test_vectors_are_those_of_the_decomposition(shape):
+@pytest.mark.parametrize("shape", [(5, 4, 4), (9, 2, 2)])  # Gram matrix of channels, of positions
+def test_singular_vectors_are_those_of_svd(shape):
     x = maps(shape)[0]
     _, values, rows = torch.linalg.svd(x.flatten(2).mT, full_matrices=False)
-    found = Decomposition(x, 3)
-    torch.testing.assert_close(found.strength, values[:, :3])
+    found = SingularVectors(x, 3)
+    torch.testing.assert_close(found.values, values[:, :3])
     torch.testing.assert_close(found.vectors.abs(), rows[:, :3].abs())
 
 
@@ -95,31 +95,16 @@ def test_networks_it_cannot_compare():
         KDSVD(KDSVD.Options(), setup_of([], maps(SHAPES[0])))
 
 
-@pytest.mark.parametrize("shape", [(4, 6, 5, 5), (3, 30, 4, 4)])  # by channels, by positions
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_strongest_vector_alone_is_that_of_the_decomposition(shape, dtype, monkeypatch):
-    x = torch.rand(shape, dtype=dtype)  # its mean is by far the strongest
-    found = Decomposition(x, 1)
-    monkeypatch.setattr("distiller_zoo.kdsvd.Decomposition", None)  # not asked for
-    vectors, strength = strongest(x, 1)
-    along = (vectors * found.vectors).sum(dim=2).abs()
-    torch.testing.assert_close(along, torch.ones_like(along))
-    torch.testing.assert_close(strength, found.strength)
-
-
-def test_two_vectors_of_one_strength_are_left_to_the_decomposition():
+def test_equal_singular_values_give_orthonormal_vectors():
     x = torch.zeros(2, 3, 2, 2)
     x[:, 0, 0, 0] = x[:, 1, 0, 1] = 1.0
-    x[0, 2, 1, 1] = 0.5
-    vectors, strength = strongest(x, 1)
-    assert torch.equal(vectors, Decomposition(x, 1).vectors)
-    torch.testing.assert_close(strength, torch.ones(2, 1))
-    x[:, 1] *= 0.999  # nearly
-    vectors, _ = strongest(x, 1)
-    torch.testing.assert_close(vectors.abs(), torch.tensor([1.0, 0, 0]).expand(2, 1, 3))
+    x[:, 2, 1, 1] = 0.5
+    found = SingularVectors(x, 2)
+    torch.testing.assert_close(found.values, torch.ones(2, 2))
+    torch.testing.assert_close(found.vectors @ found.vectors.mT, torch.eye(2).expand(2, 2, 2))
 
 
-def test_a_map_of_zeros_has_no_strength():
-    vectors, strength = strongest(torch.zeros(2, 3, 2, 2), 1)
-    assert vectors.isfinite().all()
-    assert not strength.any()
+def test_a_map_of_zeros_has_singular_values_zero():
+    found = SingularVectors(torch.zeros(2, 3, 2, 2), 1)
+    assert found.vectors.isfinite().all()
+    assert not found.values.any()

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.literal import mlkd as literal
 from dataset.base import Batch
-from distiller_zoo.mlkd import MLKD, product_gap, share_below_median
+from distiller_zoo.mlkd import MLKD, gram_difference, share_below_median
 from distiller_zoo.views import z_score
 from tests.adapters import bare_setup, only_logits
 from tests.adapters.kd import STANDARDIZE
@@ -22,20 +22,22 @@ def loss_of(student, teacher, *views):
 def test_one_view_stands_for_both_augmentations(views, n):
     """The reference form, checked against the reference numbers with two, given the same twice."""
     s, t = torch.randn(2, n, 10).double()
-    wanted = literal.mlkd(s, t, s, t, 4.0, z_score if views else lambda x: x)
-    torch.testing.assert_close(loss_of(s, t, *views), wanted)
+    expected = literal.mlkd(s, t, s, t, 4.0, z_score if views else lambda x: x)
+    torch.testing.assert_close(loss_of(s, t, *views), expected)
 
 
-def test_a_student_that_is_the_teacher_pays_nothing():
+def test_a_student_equal_to_the_teacher_has_no_loss():
     t = torch.randn(6, 10).double()
     assert loss_of(t, t).abs() < 1e-12
 
 
-def test_products_by_hand():
+def test_gram_difference_by_hand():
     """Two certain samples of one class against two of different classes."""
     p, q = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), torch.eye(2)[None]
-    assert product_gap(p, q).tolist() == [[1, 1]]  # samples: 1 where 0 was wanted
-    assert product_gap(p.mT, q.mT).tolist() == [[1, 1]]  # classes: 2 and 0 where 1 was wanted
+    assert gram_difference(p, q).tolist() == [[1, 1]]  # samples: 1 where the teacher has 0
+    assert gram_difference(p.mT, q.mT).tolist() == [
+        [1, 1]
+    ]  # classes: 2 and 0 where the teacher has 1
 
 
 def test_relations_do_not_see_the_order_of_samples_and_classes():

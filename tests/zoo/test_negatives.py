@@ -26,7 +26,7 @@ def test_a_positive_is_of_the_class_and_may_be_any_of_it():
     torch.manual_seed(0)
     negatives = Negatives(LABELS, 2)
     for label in (0, 2, 4):
-        drawn = negatives.of_same_class(torch.full((500,), label)).unique()
+        drawn = negatives.same_class(torch.full((500,), label)).unique()
         assert drawn.tolist() == (label == LABELS).nonzero().flatten().tolist()
 
 

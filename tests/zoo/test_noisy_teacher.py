@@ -15,10 +15,10 @@ BATCH = Batch(None, LABELS[:6], torch.arange(6))
 
 
 class Distance(Distiller):
-    """Of pooled vectors; remembers the teachers that it saw."""
+    """Of pooled vectors; keeps the teachers that it was given."""
 
     def forward(self, student, teacher, batch):
-        self.seen = [*getattr(self, "seen", []), teacher.pooled]
+        self.teachers = [*getattr(self, "teachers", []), teacher.pooled]
         return (student.pooled - teacher.pooled).square().mean()
 
     def first_stage_rate(self, rate):
@@ -26,14 +26,14 @@ class Distance(Distiller):
 
 
 @pytest.fixture
-def shown():
+def features():
     torch.manual_seed(0)
     return only_pooled(torch.randn(6, 5, requires_grad=True)), only_pooled(torch.randn(6, 5))
 
 
 @pytest.fixture
-def setup(shown):
-    return Setup(*shown, None, None, LABELS)
+def setup(features):
+    return Setup(*features, None, None, LABELS)
 
 
 def wrapped(method, setup, **changes):
@@ -41,17 +41,17 @@ def wrapped(method, setup, **changes):
 
 
 @pytest.mark.parametrize("copies", [0, 1, 3])
-def test_copies_without_noise_repeat_the_loss(copies, shown, setup):
+def test_copies_without_noise_repeat_the_loss(copies, features, setup):
     plain = Distance(None, setup)
     noisy = wrapped(plain, setup, noisy_teachers=copies, feature_noise=0.0)
-    torch.testing.assert_close(noisy(*shown, BATCH), (1 + copies) * plain(*shown, BATCH))
+    torch.testing.assert_close(noisy(*features, BATCH), (1 + copies) * plain(*features, BATCH))
 
 
-def test_noise_is_new_for_each_copy_and_as_large_as_said(setup):
+def test_noise_is_new_for_each_copy_and_of_the_given_size(setup):
     student, teacher = only_pooled(torch.zeros(200, 50)), only_pooled(torch.ones(200, 50))
     method = Distance(None, setup)
     wrapped(method, setup, noisy_teachers=2)(student, teacher, BATCH)
-    clean, first, second = method.seen
+    clean, first, second = method.teachers
     assert torch.equal(clean, teacher.pooled)
     for copy in (first, second):
         assert copy.mean().item() == pytest.approx(0.9, abs=1e-3)
@@ -61,8 +61,8 @@ def test_noise_is_new_for_each_copy_and_as_large_as_said(setup):
 
 @pytest.mark.parametrize("cls", [CRD, RRD])
 @pytest.mark.parametrize("value", [0.0, 1e6])
-def test_backward_works_through_memories_that_moved_twice(cls, value, shown, setup):
-    student, teacher = shown
+def test_backward_works_through_memories_that_are_updated_twice(cls, value, features, setup):
+    student, teacher = features
     teacher.pooled[0] = value
     method = cls(replace(cls.Options(), feat_dim=8, nce_k=9), setup)
     loss = wrapped(method, setup)(student, teacher, BATCH)

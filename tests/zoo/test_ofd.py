@@ -7,7 +7,7 @@ from torch import nn
 
 from benchmarks.literal import ofd as literal
 from distiller_zoo.base import Setup
-from distiller_zoo.ofd import OFD, margin, ofd, partial_l2
+from distiller_zoo.ofd import OFD, margin, ofd_loss, partial_l2
 from models import MODELS
 from tests.adapters import Case, index
 from tests.adapters.features import load, maps
@@ -50,7 +50,7 @@ def test_margin_is_the_mean_below_zero_of_what_the_norm_gives():
     torch.testing.assert_close(margin(weight, bias).flatten(), means, rtol=0.01, atol=0)
 
 
-def test_margin_of_channels_that_hardly_vary_or_are_hardly_ever_off():
+def test_margin_of_channels_that_are_constant_or_hardly_ever_negative():
     """A constant channel has its own value where that is below zero; else 3 deviations of zero."""
     weight, bias = torch.tensor([0.0, 0.0, 0.0, 1.0]), torch.tensor([-2.0, 2.0, 0.0, 50.0])
     expected = torch.tensor([-2.0, 0.0, 0.0, -3.0])
@@ -58,8 +58,8 @@ def test_margin_of_channels_that_hardly_vary_or_are_hardly_ever_off():
     assert margin(torch.tensor([1.0]), torch.tensor([-1e4])).item() == pytest.approx(-1e4)
 
 
-def test_what_is_asked_of_a_student_by_hand():
-    """Margin -1. On: any difference. Off: only above max(teacher, margin)."""
+def test_partial_l2_by_hand():
+    """Margin -1. Teacher positive: any difference. Else only above max(teacher, margin)."""
     t = torch.tensor([2.0, 2.0, -0.5, -0.5, -5.0, -5.0]).view(1, 6, 1, 1)
     s = torch.tensor([3.0, 0.0, 0.5, -3.0, 0.0, -1.5]).view(1, 6, 1, 1).requires_grad_()
     loss = partial_l2(s, t, torch.full((1, 6, 1, 1), -1.0))
@@ -70,8 +70,8 @@ def test_what_is_asked_of_a_student_by_hand():
 
 def test_each_stage_counts_half_of_the_next():
     s, t, low = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), -torch.ones(1, 3, 1, 1)
-    one = ofd([s], [t], [low])
-    torch.testing.assert_close(ofd([s] * 3, [t] * 3, [low] * 3), 1.75 * one)
+    one = ofd_loss([s], [t], [low])
+    torch.testing.assert_close(ofd_loss([s] * 3, [t] * 3, [low] * 3), 1.75 * one)
 
 
 def test_is_finite_where_a_norm_has_no_weight():
@@ -86,7 +86,7 @@ def test_is_finite_where_a_norm_has_no_weight():
 
 
 def test_a_teacher_without_norms_before_its_activations_is_refused():
-    shown = only_maps(None, [torch.randn(2, 3, 4, 4)])
-    setup = Setup(shown, shown, None, MODELS["ShuffleV1"](10), None)
+    features = only_maps(None, [torch.randn(2, 3, 4, 4)])
+    setup = Setup(features, features, None, MODELS["ShuffleV1"](10), None)
     with pytest.raises(ValueError, match="ShuffleV1 has no BatchNorm"):
         OFD(OFD.Options(), setup)

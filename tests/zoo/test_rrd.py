@@ -33,13 +33,13 @@ def test_literal_equals_the_reference(entry):
         loss = literal.momentum(z_s, z_t, v1, v2, place, h["nce_t"], *temperatures)
     else:
         if h["variant"] == "enqueue_before_loss":
-            method.queue.push(z_t)
+            method.queue.enqueue(z_t)
         loss = literal.queue(z_s, z_t, method.queue.bank, *temperatures)
     np.testing.assert_allclose(loss.item(), case.expected("loss"), rtol=1e-9)
 
 
 def test_is_smallest_where_the_relations_agree():
-    """A student that is the teacher costs the teacher's own entropy, and there is no slope."""
+    """A student equal to the teacher has the teacher's entropy as its loss, and gradient 0."""
     torch.manual_seed(0)
     f_t = torch.randn(5, 8).double()
     f_s = f_t.clone().requires_grad_()
@@ -53,11 +53,11 @@ def test_is_smallest_where_the_relations_agree():
     assert method(only_pooled(f_s + 1), only_pooled(f_t), None) > loss
 
 
-def test_queue_keeps_the_last_vectors_and_starts_with_unit_rows():
+def test_queue_keeps_the_last_vectors_and_starts_with_unit_vectors():
     queue = Queue(5, 2)
     torch.testing.assert_close(queue.bank.norm(dim=1), torch.ones(5))
     for first, n in ((0, 3), (3, 3), (6, 1), (7, 12)):
-        queue.push(torch.arange(first, first + n)[:, None].expand(-1, 2).float())
+        queue.enqueue(torch.arange(first, first + n)[:, None].expand(-1, 2).float())
         last = range(max(0, first + n - 5), first + n)
         if len(last) == 5:
             assert sorted(queue.bank[:, 0].tolist()) == list(last)
@@ -83,14 +83,14 @@ def test_scores_that_overflow_are_finite():
     method = made(f, f, rrd_memory="momentum", nce_t=0.01)
     for memory in (method.memory_s, method.memory_t):
         memory.bank.copy_(-method.embed_s(f[:1]).detach().expand_as(memory.bank))
-    shown = [only_pooled(f[:1].clone().requires_grad_()), only_pooled(f[:1])]
+    features = [only_pooled(f[:1].clone().requires_grad_()), only_pooled(f[:1])]
     method.embed_t.load_state_dict(method.embed_s.state_dict())
     batch = Batch(None, LABELS[:1], torch.arange(1))
     for _ in range(2):
-        loss = method(*shown, batch)
+        loss = method(*features, batch)
         loss.backward()
         assert loss.isfinite()
-        assert shown[0].pooled.grad.isfinite().all()
+        assert features[0].pooled.grad.isfinite().all()
         for memory in (method.memory_s, method.memory_t):
             memory.bank.neg_()
 
@@ -112,7 +112,7 @@ def test_teachers_embedding_never_learns_and_hard_input_is_finite(kind):
 
 
 def test_momentum_needs_two_classes():
-    shown = only_pooled(torch.zeros(2, 5)), only_pooled(torch.zeros(2, 7))
+    features = only_pooled(torch.zeros(2, 5)), only_pooled(torch.zeros(2, 7))
     options = RRD.Options(rrd_memory="momentum")
     with pytest.raises(ValueError, match="at least two"):
-        RRD(options, Setup(*shown, None, None, torch.zeros(9, dtype=torch.long)))
+        RRD(options, Setup(*features, None, None, torch.zeros(9, dtype=torch.long)))

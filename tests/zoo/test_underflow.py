@@ -49,10 +49,10 @@ def nkd_by_hand(s, t):
 
 
 def rows(size):
-    """Students and teachers that are as sure as can be: of the target, of others, of two."""
+    """Students and teachers that are certain of the target, of another class, of two classes."""
     steep = torch.linspace(-size, size, K)
-    sure = torch.full((K,), -size).double()
-    of_target, of_other, of_two = sure.clone(), sure.clone(), sure.clone()
+    low = torch.full((K,), -size).double()
+    of_target, of_other, of_two = low.clone(), low.clone(), low.clone()
     of_target[LABEL] = of_other[0] = of_two[1] = of_two[LABEL] = size
     kinds = [steep.double(), steep.flip(0).double(), of_target, of_other, of_two]
     pairs = [(s, t) for s in kinds for t in kinds]
@@ -69,12 +69,12 @@ def test_equals_sums_of_logarithms(method, by_hand, size, dtype):
     if method is RLD:  # with no class below the target there is nothing to compare by hand
         some = (teacher < teacher[:, LABEL, None]).any(dim=1)
         student, teacher = student[some], teacher[some]
-    wanted = torch.stack([by_hand(s, t) for s, t in zip(student, teacher)])
+    expected = torch.stack([by_hand(s, t) for s, t in zip(student, teacher)])
     student = student.to(dtype).requires_grad_()
     labels = torch.full((len(student),), LABEL)
     loss = method(method.Options(), SETUP).per_row(student, teacher.to(dtype), labels)
     loss.sum().backward()
     assert student.grad.isfinite().all()
     rtol = 1e-9 if dtype == torch.float64 else 1e-4
-    off = (loss.double() - wanted).abs()
-    assert (off <= rtol * wanted.abs() + rtol * 1e-2).all(), off.max()
+    off = (loss.double() - expected).abs()
+    assert (off <= rtol * expected.abs() + rtol * 1e-2).all(), off.max()
