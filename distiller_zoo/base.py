@@ -154,7 +154,9 @@ def apply_views(
     return rows
 
 
-def pair_stages(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def pair_stages(
+    student: Sequence[Tensor], teacher: Sequence[Tensor]
+) -> list[tuple[Tensor, Tensor]]:
     """Stages paired from the first on; a warning names those that have no partner."""
     if len(student) != len(teacher):
         n = min(len(student), len(teacher))

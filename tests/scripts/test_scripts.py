@@ -8,7 +8,7 @@ import pytest
 from helper.errors import UserError
 from scripts import compare, docs
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def finished(folder, trial, last, best, model="resnet8", alpha=0.9, **options):

@@ -16,7 +16,7 @@ from runs import checkpoint
 from tests.conftest import only
 from tools.train import translated
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 FAKE = "--dataset fake --fake_size 24 --fake_classes 4 --image_size 16 --epochs 1 --device cpu"
 PARSE = {
     "train_teacher.py": parse.parse_teacher,

@@ -21,7 +21,7 @@ from filelock import FileLock
 from helper import teachers
 from helper.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 NAMES = ["resnet56", "vgg13"]
 CONTENT = {name: b"PK" + name.encode() * 30_000 for name in NAMES}  # begins as checkpoints do
 TAR = "/archive/cifar_teachers.tar"

@@ -18,7 +18,7 @@ from models.any import build
 from runs.logs import read_lines
 from train_student import train_student
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 METHODS = {
     "kd": "--distill kd",
     "crd": "--distill crd --nce_k 12",
@@ -48,7 +48,7 @@ def lines(teacher, folder, names):
 
 def launch(processes, command_lines, dies_after=None):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc_per_node={processes}", "-m", "tests.processes"]
+    command += [f"--nproc_per_node={processes}", "-m", "tests.engine.processes"]
     given = json.dumps([command_lines, dies_after])
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(

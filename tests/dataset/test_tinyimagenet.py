@@ -30,7 +30,7 @@ from dataset.loader import Loader
 from helper.errors import UserError
 from helper.vision import torchvision
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 NAME = "tiny-imagenet-200"
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"  # as everybody who publishes a loader has it

@@ -12,7 +12,7 @@ from helper import config
 from helper.errors import UserError
 from models import MODELS
 
-ROOT = Path(__file__).resolve().parent.parent / "configs"
+ROOT = Path(__file__).resolve().parent.parent.parent / "configs"
 FILES = sorted(ROOT.glob("*/*/*.yaml"))
 WITHIN = [  # teacher and student of one family
     ("resnet32x4", "resnet8x4"), ("vgg13", "vgg8"), ("wrn_40_2", "wrn_40_1"),

@@ -16,7 +16,7 @@ from models import MODELS
 from runs import checkpoint
 from tests.conftest import only
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 DATA = "--dataset fake --fake_size 40 --image_size 8 --batch_size 16 --fake_classes 4"
 LINE = (
     f"train_student --path_t teacher.pth --model_t resnet8 --model_s resnet8 {DATA} "

@@ -13,7 +13,7 @@ from runs import checkpoint
 from tools import eval as tool
 from tools.train import translated
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 FAKE = "--fake_size 40 --fake_classes 4 --image_size 16"
 PUBLISHED = [  # forms of the predecessors' READMEs
     "--cfg configs/cifar100/sdd_kd/resnet32x4_resnet8x4.yaml --gpu 0 --M [1,2]",

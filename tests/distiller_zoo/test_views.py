@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from distiller_zoo.base import Rows, pairs
+from distiller_zoo.base import Rows, pair_stages
 from distiller_zoo.kd import KD
 from distiller_zoo.rows import kl
 from distiller_zoo.views import ScaleDecoupling, z_score
@@ -83,5 +83,5 @@ def test_tekap_draws_new_noise_for_each_copy():
 def test_stages_without_a_partner_are_named():
     long, short = [torch.zeros(2, c, 4, 4) for c in (8, 16, 32)], [torch.zeros(2, 8, 4, 4)]
     with pytest.warns(UserWarning, match=r"teacher's stage 2 \(16, 4, 4\), 3 \(32, 4, 4\) has no"):
-        assert len(pairs(short, long)) == 1
+        assert len(pair_stages(short, long)) == 1
     assert only_logits(torch.zeros(1, 2)).stages == ()
