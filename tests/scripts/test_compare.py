@@ -135,8 +135,7 @@ def test_a_folder_given_in_several_ways_is_one_run(tmp_path, table, monkeypatch)
 
 def test_links_in_a_circle_are_followed_once(tmp_path):
     new(tmp_path / "runs/a", 90.0, 91.0)
-    for name in ("again", "and_again"):
-        (tmp_path / "runs" / name).symlink_to(tmp_path)
+    (tmp_path / "runs/again").symlink_to(tmp_path)
     notes = []
     assert list(compare.search(tmp_path, notes)) == [tmp_path / "runs/a"]
     assert notes == []
