@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from helper.errors import UserError
 from runs.experiment import NO_NUMBER, ROUNDING, Experiment
 from runs.folder import FINISHED
+from runs.logs import read_lines
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,10 @@ class Result:
     seed: int
     trial: int
     seconds: float
-    last: Mapping[str, float]  # numbers of the last epoch; empty before the first
+    last: Mapping[str, float]  # numbers of the last epoch so far; empty before the first
     best: Mapping[str, float]  # of the best epoch on the test set
     options: Mapping[str, Any]  # those in force that change a number
+    all_options: Mapping[str, Any]  # every option, as run.json has it
     row: str  # equal for runs that differ in their seed alone
     digest: str  # equal for the very same experiment
 
@@ -60,34 +63,55 @@ def result_of(folder: Path, summary: Mapping[str, Any]) -> Result:
         row, digest = experiment.row, experiment.digest
     else:
         kind = old_kind(summary)
-        identity = {k: v for k, v in options.items() if k not in NO_NUMBER | ROUNDING}
+        identity = old_identity(options, summary)
         row, digest = old_digests(kind, identity, summary)
     source = summary.get("teacher") or summary.get("source") or {}
+    finished = summary["status"] == FINISHED
+    last, best = (summary["last"], summary["best"]) if finished else numbers_so_far(folder)
+    for number in (last["test_acc"], best["test_acc"]) if finished else ():
+        if not math.isfinite(number):
+            raise ValueError(f"an accuracy of {number}")
     return Result(
         folder=folder,
         kind=kind,
-        finished=summary["status"] == FINISHED,
-        model=summary["model"],
-        data=summary["data"],
-        objective=summary["objective"],
-        teacher=summary.get("teacher", {}).get("model", ""),
-        source=source.get("sha256", ""),
-        parameters=summary["parameters"],
-        epochs=options["epochs"],
+        finished=finished,
+        model=str(summary["model"]),
+        data=str(summary["data"]),
+        objective=str(summary["objective"]),
+        teacher=str(summary.get("teacher", {}).get("model", "")),
+        source=str(source.get("sha256", "")),
+        parameters=int(summary["parameters"]),
+        epochs=int(options["epochs"]),
         seed=summary["seed"],
         trial=options["trial"],
-        seconds=summary["seconds"],
-        last=summary["last"],
-        best=summary["best"],
+        seconds=float(summary["seconds"]),
+        last=last,
+        best=best,
         options=identity,
+        all_options=options,
         row=row,
         digest=digest,
     )
 
 
+def numbers_so_far(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Last and best epoch of an unfinished run, of which run.json has none; empty before one."""
+    epochs = [line for line in read_lines(folder / "metrics.jsonl") if line["epoch"] > 0]
+    best = max(epochs, key=lambda line: line["test_acc"], default={})
+    return (epochs[-1] if epochs else {}), best
+
+
 def old_kind(summary: Mapping[str, Any]) -> str:
     """What a run of the first release was, which did not say it."""
     return "student" if "teacher" in summary else "probe" if "source" in summary else "teacher"
+
+
+def old_identity(options: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run of the first release that change a number."""
+    identity = {k: v for k, v in options.items() if k not in NO_NUMBER | ROUNDING}
+    # Without synchronised BatchNorm each process has statistics of its own share.
+    synchronised = identity.pop("sync_bn", False)
+    return identity | {"processes": 1 if synchronised else summary.get("processes", 1)}
 
 
 def old_digests(kind: str, identity: Mapping[str, Any], summary: Mapping[str, Any]):

@@ -1,123 +1,367 @@
-"""Compare runs: python scripts/compare.py RUN_FOLDER ...
+"""Compare runs: one table of the finished ones, below it what was left out and why.
 
-Runs that differ in nothing but their trial and seed share a row: mean and, behind +-, the sample
-standard deviation. What scripts/published.yaml knows of a row stands beside it, and the gap: ours
-minus published.
+python scripts/compare.py [RUN_FOLDER_OR_PARENT ...] [--sort last] [--format csv] [--out FILE]
+
+Runs that differ in nothing but their seed share a row: mean and, behind +-, the sample standard
+deviation. What scripts/published.yaml knows of a row stands beside it, and the gap: ours minus
+published.
 """
 
-import json
+import os
+import shlex
 import statistics
 import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cli.main import main as run_command
+from cli.main import main, one_line
+from cli.parse import explain_unknown, strip_help
+from distiller_zoo import VIEWS
+from engine.recipe import in_proportion
 from helper.errors import UserError
+from helper.files import write_whole
+from helper.options import Parser, option
+from runs.results import Result, read_result
+from runs.table import Column, csv_table, escaped, filled, markdown_table, spread, text_table
+from scripts.docs import by_number
 
-COLUMNS = ("network", "trained on", "parameters", "epochs", "runs", "last %", "best %", "seconds")
 PUBLISHED = Path(__file__).resolve().parent / "published.yaml"
-NOT_COMPARED = {"trial", "seed", "path_t", "path_s"}  # options that may differ within a row
+PROTOCOL = (
+    "Accuracy: epochs are in the table; last is the headline; best is the best epoch on the test "
+    "set."
+)
+LOOK_ALIKE = (
+    "experiment: rows with one differ in what no column shows (images of the data set, version of "
+    "the code, release)."
+)
+# Columns that show an option already, where rows that are alike there are alike in the option.
+SHOWN_BY = {
+    "model": "network",
+    "model_s": "network",
+    "model_t": "teacher",
+    "dataset": "data",
+    "epochs": "epochs",
+    **dict.fromkeys(("gamma", "alpha", "beta", "warmup", *VIEWS), "trained on"),
+}
+IN_OBJECTIVE = {"distill": "{}", "kd_T": "KD(T={})"}  # how an objective has an option, if it has
 
 
-def read(folder: str) -> dict:
-    """The summary of a finished run."""
-    path = Path(folder) / "run.json"
-    try:
-        summary = json.loads(path.read_text())
-    except OSError:
-        raise UserError(f"no run in {folder}: there is no {path.name}") from None
-    except ValueError:
-        raise UserError(f"{path} is broken: run it again") from None
-    if summary.get("status") != "finished":
-        raise UserError(f"{folder} is not finished: go on with it with --resume")
-    return summary
+@dataclass(frozen=True)
+class CompareOptions:
+    sort: str = option(
+        "given", "order of the rows, best accuracy first", choices=("last", "best", "name", "given")
+    )
+    format: str = option("text", "what the table is for", choices=("text", "markdown", "csv"))
+    out: str = option("", "file to write to (default: standard output)")
 
 
-def groups(summaries: list[dict]) -> list[list[dict]]:
-    """Runs with the same options but for the trial, in the order in which they were given."""
-    found = {}
-    for summary in summaries:
-        options = {k: v for k, v in summary["options"].items() if k not in NOT_COMPARED}
-        found.setdefault(json.dumps([summary["model"], options], sort_keys=True), []).append(
-            summary
-        )
+def compare(argv: Sequence[str]) -> None:
+    """Command line -> the table, on standard output or in a file."""
+    arguments, options = parse(argv)
+    notes: list[str] = []
+    runs = read_runs(run_folders(arguments, notes), notes)
+    if not runs:
+        more = f", and {len(notes) - 1} more" if len(notes) > 1 else ""
+        raise UserError(f"no finished run in {', '.join(arguments)}: {notes[0]}{more}")
+    rows = sort_rows(group_runs(runs), options.sort)
+    columns = make_columns(rows)
+    if options.format == "csv":  # a table and nothing else
+        text = csv_table(columns)
+        print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
+    elif options.format == "markdown":
+        text = "\n".join([markdown_table(columns), "", *as_list(footer(columns, notes))]) + "\n"
+    else:
+        below = [*footer(columns, notes), *places(arguments)]
+        text = "\n".join([text_table(columns), "", *below]) + "\n"
+    if options.out:
+        write(Path(options.out), text)
+        print(f"{options.out}: {len(rows)} rows, {len(runs)} runs")
+    else:
+        print(text, end="")
+
+
+def parse(argv: Sequence[str]) -> tuple[list[str], CompareOptions]:
+    """Folders and options of a command line. Prints help and exits where it is asked for."""
+    parser = Parser(description="Compare runs: those that differ in their seed alone share a row.")
+    parser.add_argument(
+        "folders",
+        nargs="*",
+        metavar="RUN_FOLDER_OR_PARENT",
+        help="a run's folder, or one that is searched for runs (default save)",
+    )
+    parser.add(CompareOptions)
+    words = strip_help(argv)
+    if len(words) < len(argv):
+        print(parser.format_help(), end="")
+        raise SystemExit(0)
+    known, unknown = parser.parse_known_intermixed_args(words)
+    if unknown:
+        raise UserError(explain_unknown(unknown[0], words, parser))
+    typed = vars(known)
+    names = {f.name for f in fields(CompareOptions)}
+    options = CompareOptions(**{name: typed[name] for name in names & typed.keys()})
+    return typed.get("folders") or ["save"], options
+
+
+# ---- from folders to rows
+
+
+def run_folders(arguments: Sequence[str], notes: list[str]) -> list[Path]:
+    """Folders of runs that the arguments name or hold, each once; others are noted."""
+    found: dict[str, Path] = {}  # by its real path
+    for argument in arguments:
+        noted, inside = len(notes), list(search(Path(argument), notes))
+        if not inside and len(notes) == noted:
+            notes.append(f"not read: {argument} (no run.json in it or below)")
+        for folder in inside:
+            found.setdefault(os.path.realpath(folder), folder)
     return list(found.values())
 
 
-def spread(values: list[float], digits: int = 2) -> str:
-    """'91.20', or '91.20 +- 0.31' of several values."""
-    text = f"{statistics.mean(values):.{digits}f}"
-    return f"{text} +- {statistics.stdev(values):.{digits}f}" if len(values) > 1 else text
+def search(folder: Path, notes: list[str]) -> Iterator[Path]:
+    """A folder with run.json, or all such folders below it; hidden ones are left out."""
+
+    def note(error: OSError) -> None:
+        notes.append(f"not read: {error.filename} ({error.strerror})")
+
+    been = set()  # links may lead in circles
+    for path, inside, files in os.walk(folder, onerror=note, followlinks=True):
+        real = os.path.realpath(path)
+        if real in been:
+            inside.clear()
+        elif "run.json" in files:
+            inside.clear()
+            yield Path(path)
+        else:
+            inside[:] = sorted((n for n in inside if not n.startswith(".")), key=by_number)
+        been.add(real)
 
 
-def published(run: dict, known: list[dict]) -> float | None:
+def read_runs(folders: Iterable[Path], notes: list[str]) -> list[Result]:
+    """The finished runs, each experiment once; the others are noted."""
+    runs: dict[str, Result] = {}  # by digest
+    for folder in folders:
+        try:
+            run = read_result(folder)
+        except UserError as error:
+            notes.append(f"not read: {folder} ({one_line(error)})")
+            continue
+        if not run.finished:
+            epoch = run.last.get("epoch", 0)
+            notes.append(f"unfinished: {folder} (epoch {epoch} of {run.epochs})")
+            continue
+        first = runs.setdefault(run.digest, run)
+        if first is not run:
+            there, here = first.last["test_acc"], run.last["test_acc"]
+            numbers = f", last {there:.2f} % there and {here:.2f} % here" if there != here else ""
+            notes.append(f"counted once: {folder} (same experiment as {first.folder}{numbers})")
+    return list(runs.values())
+
+
+def group_runs(runs: Iterable[Result]) -> list[list[Result]]:
+    """Runs that differ in their seed alone, in the order in which they were given."""
+    rows: dict[str, list[Result]] = {}
+    for run in runs:
+        rows.setdefault(run.row, []).append(run)
+    return list(rows.values())
+
+
+def sort_rows(rows: list[list[Result]], by: str) -> list[list[Result]]:
+    """Rows in the order that --sort names; those that are equal stay as they were given."""
+    if by == "given":
+        return rows
+    if by == "name":
+        return sorted(rows, key=lambda runs: [by_number(text) for text in described(runs[0])])
+    accuracy = {"last": lambda run: run.last, "best": lambda run: run.best}[by]
+    return sorted(rows, key=lambda runs: -mean_accuracy(map(accuracy, runs)))
+
+
+def described(run: Result) -> tuple[str, ...]:
+    return run.model, run.data, run.teacher, run.objective
+
+
+def mean_accuracy(numbers: Iterable[Mapping[str, float]]) -> float:
+    return statistics.mean(epoch["test_acc"] for epoch in numbers)
+
+
+# ---- from rows to columns
+
+
+def make_columns(rows: list[list[Result]]) -> list[Column]:
+    """Every column of the table."""
+    firsts = [runs[0] for runs in rows]
+    names = [
+        Column("network", [run.model for run in firsts]),
+        Column("data", [run.data for run in firsts]),
+        *filled(Column("teacher", teachers(firsts))),
+        Column("trained on", [run.objective for run in firsts]),
+    ]
+    epochs = Column("epochs", [run.epochs for run in firsts], ",")
+    names += option_columns(firsts, {column.name: column.values for column in (*names, epochs)})
+    names += look_alike([*names, epochs], firsts)
+    return [
+        *names,
+        Column("parameters", [run.parameters for run in firsts], ","),
+        epochs,
+        Column("runs", [len(runs) for runs in rows], ","),
+        Column("last %", [spread(run.last["test_acc"] for run in runs) for runs in rows], ".2f"),
+        *published_columns(rows),
+        Column("best %", [spread(run.best["test_acc"] for run in runs) for runs in rows], ".2f"),
+        Column("seconds", [spread(run.seconds for run in runs) for runs in rows], ",.0f"),
+    ]
+
+
+def teachers(runs: Sequence[Result]) -> list[str]:
+    """Their networks, with the checkpoint's sha256 where one network has several."""
+    files = Counter(name for name, _ in {(run.teacher, run.source) for run in runs})
+    return [
+        f"{run.teacher}-{run.source[:8]}" if run.teacher and files[run.teacher] > 1 else run.teacher
+        for run in runs
+    ]
+
+
+def option_columns(runs: Sequence[Result], shown: Mapping[str, Sequence]) -> list[Column]:
+    """The options in which runs differ, but for those that the columns `shown` tell already."""
+    columns = []
+    for name in sorted({name for run in runs for name in run.options} - {"seed"}):
+        values = [in_cell(run.options, name) for run in runs]
+        told = (
+            follows(values, shown.get(SHOWN_BY.get(name)))
+            or in_objectives(name, values, runs)
+            or (name == "lr_decay_epochs" and in_proportion_to_epochs(runs))
+        )
+        if len(set(values) - {""}) > 1 and not told:
+            columns.append(Column(name, values, "s"))
+    return columns
+
+
+def in_cell(options: Mapping[str, Any], name: str) -> str:
+    """An option's value as the command line has it; empty where it is not in force."""
+    value = options.get(name, "")
+    if value is None:
+        return "default"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(str, value)) or "none"
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return str(value)
+
+
+def follows(values: Sequence[str], others: Sequence | None) -> bool:
+    """Whether rows that are alike in another column are alike in this one."""
+    if others is None:
+        return False
+    first: dict[Any, str] = {}
+    return all(first.setdefault(b, a) == a for a, b in zip(values, others, strict=True))
+
+
+def in_objectives(name: str, values: Sequence[str], runs: Sequence[Result]) -> bool:
+    """Whether the objective of each run that has an option says its value."""
+    if name not in IN_OBJECTIVE:
+        return False
+    words = [IN_OBJECTIVE[name].format(value).lower() if value else "" for value in values]
+    return all(word in run.objective.lower() for word, run in zip(words, runs, strict=True))
+
+
+def in_proportion_to_epochs(runs: Sequence[Result]) -> bool:
+    """Whether the learning rates of all runs decay at the same shares of their epochs."""
+    longest = max(runs, key=lambda run: run.epochs)
+    decays = longest.options.get("lr_decay_epochs") or ()
+    return all(
+        in_proportion(tuple(decays), longest.epochs, run.epochs)
+        == tuple(run.options.get("lr_decay_epochs") or ())
+        for run in runs
+    )
+
+
+def look_alike(columns: Sequence[Column], runs: Sequence[Result]) -> list[Column]:
+    """What tells rows apart that are alike in all of these columns."""
+    cells = list(zip(*(column.values for column in columns), strict=True))
+    times = Counter(cells)
+    digests = [run.row[:8] if times[row] > 1 else "" for run, row in zip(runs, cells, strict=True)]
+    return filled(Column("experiment", digests))
+
+
+def published_columns(rows: list[list[Result]]) -> list[Column]:
+    """Published accuracies and the gap, where anything is known of any of the rows."""
+    known = read_published()
+    theirs = [published(runs[0], known) for runs in rows]
+    gaps = [
+        None if accuracy is None else mean_accuracy(run.last for run in runs) - accuracy
+        for accuracy, runs in zip(theirs, rows, strict=True)
+    ]
+    return filled(Column("published %", theirs, ".2f"), Column("gap", gaps, "+.2f"))
+
+
+def read_published() -> list[dict[str, Any]]:
+    """The entries of published.yaml; UserError where it is broken."""
+    try:
+        entries = yaml.safe_load(PUBLISHED.read_text()) or []
+        for entry in entries:
+            entry["data"], entry["model"], entry["accuracy"] = (
+                str(entry["data"]), str(entry["model"]), float(entry["accuracy"])
+            )  # fmt: skip
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{PUBLISHED} cannot be read ({error!r}): each entry has data, model and accuracy"
+        ) from None
+    return entries
+
+
+def published(run: Result, known: Sequence[Mapping[str, Any]]) -> float | None:
     """The published accuracy of such a run; None where none is known."""
     for entry in known:
         wanted = {k: v for k, v in entry.items() if k not in ("data", "model", "accuracy")}
-        same = (entry["data"], entry["model"]) == (run["data"], run["model"])
-        distilled = "distill" in wanted, "distill" in run["options"]
-        if same and len(set(distilled)) == 1 and wanted.items() <= run["options"].items():
+        same = (entry["data"], entry["model"]) == (run.data, run.model)
+        distilled = "distill" in wanted, "distill" in run.all_options
+        if same and len(set(distilled)) == 1 and wanted.items() <= run.all_options.items():
             return entry["accuracy"]
     return None
 
 
-def with_published(rows: list[tuple[str, ...]], runs: list[list[dict]]) -> list[tuple[str, ...]]:
-    """Two more columns behind "last", where anything is known of any of the rows."""
-    known = yaml.safe_load(PUBLISHED.read_text())
-    found = [published(group[0], known) for group in runs]
-    if not any(found):
-        return rows
-    cells = [("published %", "gap")]
-    for accuracy, group in zip(found, runs, strict=True):
-        ours = statistics.mean(run["last"]["test_acc"] for run in group)
-        cells.append((f"{accuracy:.2f}", f"{ours - accuracy:+.2f}") if accuracy else ("", ""))
-    place = COLUMNS.index("last %") + 1
-    return [(*row[:place], *extra, *row[place:]) for row, extra in zip(rows, cells, strict=True)]
+# ---- around the table
 
 
-def row(runs: list[dict]) -> tuple[str, ...]:
-    first = runs[0]
-    return (
-        first["model"],
-        first["objective"],
-        f"{first['parameters']:,}",
-        str(first["last"]["epoch"]),
-        str(len(runs)),
-        spread([run["last"]["test_acc"] for run in runs]),
-        spread([run["best"]["test_acc"] for run in runs]),
-        spread([run["seconds"] for run in runs], digits=0),
-    )
+def footer(columns: Sequence[Column], notes: Sequence[str]) -> list[str]:
+    """What stands below the table."""
+    about = [LOOK_ALIKE] if any(column.name == "experiment" for column in columns) else []
+    return [PROTOCOL, *about, *notes]
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
-    """Words to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-    def line(cells):
-        return "  ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ).rstrip()
-
-    head, *body = map(line, rows)
-    return "\n".join([head, "-" * len(head), *body])
+def as_list(lines: Iterable[str]) -> list[str]:
+    return [f"- {escaped(line)}" for line in lines]
 
 
-def main(folders: list[str]) -> None:
-    if not folders:
-        raise UserError("no run to compare: give the folders of runs")
-    summaries = [read(folder) for folder in folders]
-    runs = groups(summaries)
-    print(table(with_published([COLUMNS, *map(row, runs)], runs)))
-    print("\nlast is the headline; best is the best epoch on the test set.")
-    print("Checkpoints and logs are in")
-    for folder in folders:
-        print(f"  {folder}")
-    print("TensorBoard: .venv/bin/tensorboard --logdir save")
+def places(arguments: Sequence[str]) -> list[str]:
+    """Where checkpoints and logs are."""
+    common = os.path.commonpath([os.path.abspath(argument) for argument in arguments])
+    logs = shlex.quote(arguments[0] if len(arguments) == 1 else os.path.relpath(common))
+    return [
+        "Checkpoints and logs are in",
+        *(f"  {argument}" for argument in arguments),
+        f"TensorBoard: .venv/bin/tensorboard --logdir {logs}",
+    ]
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file; UserError where that cannot be."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"--out {path} is no regular file: give another name")
+    try:
+        write_whole(path, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise UserError(f"cannot write to --out {path} ({error.strerror})") from None
 
 
 if __name__ == "__main__":
-    run_command(main)
+    main(compare)
