@@ -210,7 +210,7 @@ def parse(
     path, chosen = read_choices(words, students)
     warn_of_broken_files()
     classes = chosen_classes(general, chosen, students)
-    parser = Parser(description=about)
+    parser = Parser(description=about, usage="%(prog)s [flags]")
     parser.add(*classes)
     if students:
         parser.add_switches("views", *(VIEWS[name].Options for name in VIEWS))
@@ -322,15 +322,19 @@ def wrappers(method: type[Distiller], typed: Typed) -> list[type[Distiller]]:
     return [view.wrapper for view in views if view.wrapper]
 
 
+def flag_before(words: Sequence[str], place: int) -> str:
+    """The last flag before a word of a command line; empty where there is none."""
+    return next((word for word in reversed(words[:place]) if word.startswith("--")), "")
+
+
 def explain_unknown(word: str, words: Sequence[str], parser: Parser) -> str:
     """Why a word of the command line is none of the flags: whose it is, or what it may mean."""
     flag = word.split("=")[0]
     name = flag.lstrip("-").replace("-", "_")
     if not word.startswith("-"):
-        before = words[: words.index(word)] if word in words else []
-        flags = [w for w in before if w.startswith("--")]
-        if flags and parser.is_list(flags[-1]):
-            return f"unknown argument {word}: a list has commas, as in {flags[-1]} 1,2"
+        flags = [flag_before(words, i) for i, other in enumerate(words) if other == word]
+        if lists := [flag for flag in flags if parser.is_list(flag)]:
+            return f"unknown argument {word}: a list has commas, as in {lists[0]} 1,2"
         return f"unknown argument {word}: it belongs to no flag; see --help"
     kinds = {"--distill": METHODS, "": VIEWS, "--dataset": DATASETS}
     owners = [

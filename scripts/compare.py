@@ -17,9 +17,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import cli  # noqa: F401 - it says so where a package is missing
+
+# isort: split
+import yaml
 
 from cli.main import main, one_line
 from cli.parse import explain_unknown, strip_help
@@ -43,13 +46,10 @@ LOOK_ALIKE = (
 )
 # Columns that show an option already, where rows that are alike there are alike in the option.
 SHOWN_BY = {
-    "model": "network",
-    "model_s": "network",
-    "model_t": "teacher",
-    "dataset": "data",
     "epochs": "epochs",
     **dict.fromkeys(("gamma", "alpha", "beta", "warmup", *VIEWS), "trained on"),
 }
+NAMED = {"seed", "model", "model_s", "model_t", "dataset"}  # seed: it differs within a row
 IN_OBJECTIVE = {"distill": "{}", "kd_T": "KD(T={})"}  # how an objective has an option, if it has
 
 
@@ -230,7 +230,7 @@ def teachers(runs: Sequence[Result]) -> list[str]:
 def option_columns(runs: Sequence[Result], shown: Mapping[str, Sequence]) -> list[Column]:
     """The options in which runs differ, but for those that the columns `shown` tell already."""
     columns = []
-    for name in sorted({name for run in runs for name in run.options} - {"seed"}):
+    for name in sorted({name for run in runs for name in run.options} - NAMED):
         values = [in_cell(run.options, name) for run in runs]
         told = (
             follows(values, shown.get(SHOWN_BY.get(name)))

@@ -18,11 +18,14 @@ from train_student import train_student
 
 
 def translated(argv: Sequence[str]) -> list[str]:
-    """The same command line in the words of train_student.py."""
-    parser = Parser()
-    parser.add_argument("--gpu", type=count, metavar="N")
-    parser.add_argument("--same-t", "--same_t", action="store_true")
+    """The same command line in the words of train_student.py. With --help, its own flags first."""
+    parser = Parser(usage="tools/train.py [flags below, and those of train_student.py]")
+    parser.add_argument("--gpu", type=count, metavar="N", help="the same as --device cuda:N")
+    same = "the temperature of RLD's masked part is that of the rest: so it is by default here"
+    parser.add_argument("--same-t", "--same_t", action="store_true", help=same)
     own, words = parser.parse_known_args(argv)
+    if {"-h", "--help"} & set(argv):
+        print(parser.format_help())
     if "gpu" in own:
         words += ["--device", f"cuda:{own.gpu}"]
     return words
