@@ -73,6 +73,7 @@ def effective(values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
 def in_force(options: Resolved) -> set[str]:
     """Names of the options that can change a number of this run."""
     names = set(options.values) | {"processes"}
+    names -= {name for name, default in options.added.items() if options.values[name] == default}
     if options.train_fraction == 1:
         names.discard("fraction_seed")
     if "distill" not in options.values:

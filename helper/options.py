@@ -9,7 +9,7 @@ import argparse
 import difflib
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -28,13 +28,22 @@ METAVARS = {bool: "on|off", int: "N", float: "X", tuple: "N,N"}
 TRUE, FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
-def option(default: Any, help: str, *flags: str, parse: Callable | None = None, choices=None):
+def option(
+    default: Any,
+    help: str,
+    *flags: str,
+    parse: Callable | None = None,
+    choices: Sequence[str] | None = None,
+    added: bool = False,
+) -> Any:
     """A dataclass field that is also a flag.
 
     `flags` are spellings beside --name; `parse` turns the typed text into the value (default: the
-    field's type); `choices` are the values allowed.
+    field's type); `choices` are the values allowed. `added` says that the option came after runs
+    were kept which its default describes: at its default it is no part of an experiment's identity,
+    so that those runs stay what they are.
     """
-    metadata = {"help": help, "flags": flags, "parse": parse, "choices": choices}
+    metadata = {"help": help, "flags": flags, "parse": parse, "choices": choices, "added": added}
     return field(default=default, metadata=metadata)
 
 
@@ -170,6 +179,7 @@ class Resolved:
     values: Mapping[str, Any]
     origin: Mapping[str, str]  # option -> "default", "typed", or the layer that set it
     usual: Mapping[str, Any] = field(default_factory=dict)  # of typed ones: the value otherwise
+    added: Mapping[str, Any] = field(default_factory=dict)  # defaults of `option(..., added=True)`
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -189,4 +199,6 @@ def resolve(classes, *layers: tuple[str, Mapping[str, Any]]) -> Resolved:
     for name, layer in layers:
         for key, value in layer.items():
             values[key], origin[key] = value, name
-    return Resolved(types.MappingProxyType(values), types.MappingProxyType(origin))
+    every = [f for cls in classes for f in fields(cls)]
+    added = {f.name: f.default for f in every if f.metadata["added"]}
+    return Resolved(types.MappingProxyType(values), types.MappingProxyType(origin), added=added)

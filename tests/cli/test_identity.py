@@ -1,5 +1,6 @@
 """Command lines that give other numbers are other experiments, and only those."""
 
+import dataclasses
 import json
 import warnings
 
@@ -9,6 +10,7 @@ import torch
 import train_student
 import train_teacher
 import transfer_student
+from helper.options import option
 from models import MODELS
 from runs import checkpoint
 from tests.conftest import only
@@ -188,6 +190,22 @@ def test_a_method_from_elsewhere_is_known_by_its_code(folder_of, tmp_path):
             METHODS._entries.pop(name, None)
     assert dict(one.experiment.code)["method mine_a"]
     assert dict(one.experiment.code)["method mine_a"] != dict(two.experiment.code)["method mine_b"]
+
+
+def test_an_option_that_is_added_later_leaves_older_runs_what_they_are(folder_of, monkeypatch):
+    from cli import parse
+
+    @dataclasses.dataclass(frozen=True)
+    class Later:
+        clip: float = option(0.0, "an option of the next release", added=True)
+
+    before = folder_of(STUDENT)
+    monkeypatch.setattr(parse, "COMMON", (*parse.COMMON, Later))
+    assert folder_of(STUDENT).experiment == before.experiment
+    clipped = folder_of(f"{STUDENT} --clip 3")
+    differences = clipped.experiment.differences(before.experiment)
+    assert differences == ["clip is not in force there and 3 here"]
+    assert "_clip_3_" in clipped.path.name
 
 
 def test_a_finished_run_is_left_and_a_stopped_one_of_other_numbers_refused(run, fails, tmp_path):
