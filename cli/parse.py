@@ -76,13 +76,13 @@ def parse_eval(argv: Sequence[str]) -> Resolved:
     chooser.add(EvalOptions, DataOptions)
     ahead = vars(chooser.parse_known_args(strip_help(argv))[0])
     known = checkpoint.data_of(ahead["ckpt"]) if ahead.get("ckpt") else {}
-    own_data = known.get("dataset") in DATASETS and "dataset" not in ahead
-    extra = [f"--dataset={known['dataset']}"] if own_data else []
-    classes, typed = parse(general, [*argv, *extra], about)
-    layer = {}
-    if known.get("dataset") == typed.get("dataset"):
-        names = {f.name for f in fields(DATASETS[typed["dataset"]].Options)}
-        layer = {k: v for k, v in known.get("data_options", {}).items() if k in names}
+    trained_on = known.get("dataset", known.get("data"))  # old files have the name alone
+    use_it = trained_on in DATASETS and "dataset" not in ahead
+    classes, typed = parse(general, [*argv, *([f"--dataset={trained_on}"] * use_it)], about)
+    options = {"image_size": known.get("image_size"), **known.get("data_options", {})}
+    same_set = trained_on == typed.get("dataset", DataOptions.dataset)
+    names = {f.name for f in fields(data_set(typed).Options)} if same_set else set()
+    layer = {name: value for name, value in options.items() if name in names}
     return resolve(classes, ("checkpoint", layer), ("typed", typed))
 
 

@@ -326,3 +326,24 @@ def test_wandb_gets_every_epoch(run, monkeypatch):
     assert calls[0]["name"].startswith("resnet8_fake_")
     assert calls[0]["config"]["batch_size"] == 16
     assert calls[-1] == "finish"
+
+
+def test_wandb_goes_on_in_the_same_run(run, tmp_path, monkeypatch):
+    calls = []
+    wandb = types.SimpleNamespace(
+        id="an id",
+        init=lambda **how: calls.append(how) or wandb,
+        log=lambda numbers: None,
+        finish=lambda: None,
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    run(f"{ALONE} --epochs 2 --wandb")
+    folder = only(tmp_path / "save" / "models")
+    stored = summary(folder)
+    assert stored["wandb_id"] == "an id"
+    (folder / "run.json").write_text(json.dumps({**stored, "status": "running"}))
+    run(f"{ALONE} --epochs 2 --wandb --resume")
+    assert "id" not in calls[0]
+    assert (calls[1]["id"], calls[1]["resume"]) == ("an id", "allow")
+    run(f"{ALONE} --epochs 2 --wandb --overwrite")
+    assert "id" not in calls[2], "another run is another one there too"

@@ -85,7 +85,7 @@ def test_checkpoints_of_the_first_release(kind, run, tmp_path, capsys):
     (folder,) = (KEPT / "first").glob(f"{kind}tests*")
     path = folder / "tests.networks-tiny_last.pth"
     stored = json.loads((folder / "run.json").read_text())
-    line = f"-c {path} -m tests.networks:tiny -d digits --image_size 8"
+    line = f"-c {path} -m tests.networks:tiny"  # the file says which data set
     assert evaluate_checkpoint(line.split())["acc"] == pytest.approx(stored["last"]["test_acc"])
     run(
         f"train_student --path_t {path} --model_t tests.networks:tiny --epochs 1 "
