@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from helper.errors import UserError
-from models.base import Features
 
 
 def rank() -> int:
@@ -142,32 +141,6 @@ class GatherBatch(torch.autograd.Function):
     def backward(ctx, gradient):
         before, own = sum(ctx.sizes[: rank()]), ctx.sizes[rank()]
         return len(ctx.sizes) * gradient[before : before + own], None
-
-
-def gather_features(features: Features, n: int) -> Features:
-    """The features of a process's share of n samples -> those of all n samples."""
-    return features if world_size() == 1 else GatheredFeatures(features, n)
-
-
-class GatheredFeatures(Features):
-    """Features of the whole batch, each gathered when a loss first reads it."""
-
-    def __init__(self, own: Features, n: int):
-        self.__dict__.update(_own=own, _n=n, head=own.head)
-
-    def replace(self, **tensors: Any) -> "GatheredFeatures":
-        other = GatheredFeatures(self._own, self._n)
-        other.__dict__.update(self.__dict__, **tensors)
-        return other
-
-    def __getattr__(self, name: str) -> Any:
-        own = getattr(self._own, name)  # a map, a tuple of maps, or None where there is none
-        if isinstance(own, tuple):
-            gathered = tuple(gather_batch(x, self._n) for x in own)
-        else:
-            gathered = own if own is None else gather_batch(own, self._n)
-        self.__dict__[name] = gathered
-        return gathered
 
 
 def data_parallel(task: nn.Module) -> nn.Module:

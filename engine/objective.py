@@ -13,7 +13,8 @@ from dataset.base import Batch
 from dataset.loader import Loader
 from distiller_zoo.base import Distiller, Recipe
 from engine.device import Numerics
-from engine.distributed import gather_batch, gather_features
+from engine.distributed import gather_batch, world_size
+from engine.features import LazyFeatures
 from models.base import Classifier, Features
 
 
@@ -97,10 +98,16 @@ class Distillation(Task):
             student = self.run_student(self.numerics.images(batch.images, "student"))
             with torch.no_grad():
                 teacher = self.run_teacher(self.numerics.images(batch.images, "teacher"))
-        if self.numerics.amp != "off":
-            student, teacher = student.float(), teacher.float()
         n = len(batch.labels)
-        return gather_features(student, n), gather_features(teacher, n)
+        return self.whole(student, n), self.whole(teacher, n)
+
+    def whole(self, features: Features, n: int) -> Features:
+        """Features of this process's share -> those of all n samples, in float32; as they are read,
+        where that takes any work."""
+        if self.numerics.amp == "off" and world_size() == 1:
+            return features
+        half = self.numerics.amp != "off"
+        return LazyFeatures(features, lambda x: gather_batch(x.float() if half else x, n))
 
     def forward(self, batch, epoch):
         student, teacher = self.features(batch)

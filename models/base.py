@@ -3,7 +3,7 @@
 B batch, C channels, H x W map, K classes, R regions.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -44,29 +44,9 @@ class Features:
         regions = x @ region_means(height, width, scales, x.dtype, x.device)  # (B, C, R)
         return self.head(regions.permute(2, 0, 1))
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Features":
-        """New features with a function applied to every tensor."""
-
-        def optional(x):
-            return x if x is None else function(x)
-
-        return replace(
-            self,
-            stem=optional(self.stem),
-            stages=tuple(function(x) for x in self.stages),
-            preacts=tuple(function(x) for x in self.preacts),
-            last_map=optional(self.last_map),
-            pooled=function(self.pooled),
-            logits=function(self.logits),
-        )
-
     def replace(self, **tensors: Tensor) -> "Features":
         """New features with some tensors replaced, as by dataclasses.replace."""
         return replace(self, **tensors)
-
-    def float(self) -> "Features":
-        """New features in float32: losses are never computed in half precision."""
-        return self.map(Tensor.float)
 
 
 @cache

@@ -7,6 +7,7 @@ from cli import objective, parse
 from dataset.base import Batch
 from distiller_zoo import METHODS
 from distiller_zoo.base import Setup
+from engine.features import LazyFeatures
 from helper.errors import UserError
 from models import MODELS
 
@@ -22,7 +23,7 @@ PAIRS = [
 
 def leaves(shown):
     """The same pass, every tensor of it a leaf that keeps a gradient."""
-    return shown.map(lambda tensor: tensor.detach().clone().requires_grad_())
+    return LazyFeatures(shown, lambda tensor: tensor.detach().clone().requires_grad_())
 
 
 @pytest.fixture(scope="module", params=PAIRS, ids="->".join)

@@ -127,13 +127,3 @@ def test_regions_are_the_means_of_cells():
     torch.testing.assert_close(finer[9, 4], head(last[:, :, 4, 2]))
     with pytest.raises(ValueError, match="1x1 last map has no regions"):
         MODELS["resnet8"](5).eval().features(torch.randn(2, 3, 4, 4)).region_logits((1, 2))
-
-
-def test_half_precision_features_become_single():
-    network = MODELS["resnet8"](5)
-    with torch.autocast("cpu", torch.bfloat16):
-        shown = network.features(torch.randn(2, 3, 32, 32))
-    assert shown.logits.dtype == torch.bfloat16
-    single = shown.float()
-    for tensor in (single.stem, *single.stages, *single.preacts, single.pooled, single.logits):
-        assert tensor.dtype == torch.float32

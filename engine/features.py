@@ -1,0 +1,33 @@
+"""Features that are converted when a loss reads them, and not before."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from models.base import Features
+
+
+class LazyFeatures(Features):
+    """Features of which each tensor is passed through a function when it is first read.
+
+    So under autocast only what a loss reads is cast to float32, and across processes only that is
+    gathered.
+    """
+
+    def __init__(self, own: Features, convert: Callable[[Tensor], Tensor]):
+        self.__dict__.update(_own=own, _convert=convert, head=own.head)
+
+    def replace(self, **tensors: Any) -> "LazyFeatures":
+        other = LazyFeatures(self._own, self._convert)
+        other.__dict__.update(self.__dict__, **tensors)
+        return other
+
+    def __getattr__(self, name: str) -> Any:
+        own = getattr(self._own, name)  # a map, a tuple of maps, or None where there is none
+        if isinstance(own, tuple):
+            converted = tuple(map(self._convert, own))
+        else:
+            converted = own if own is None else self._convert(own)
+        self.__dict__[name] = converted
+        return converted
