@@ -25,6 +25,11 @@ PUBLISHED = [  # forms of the predecessors' READMEs
     "--cfg configs/cifar100/dkd/resnet56_resnet20.yaml --base-temp 3 --kd-weight 18 --logit-stand",
     "--cfg configs/imagenet/sdd_kd/ResNet34_ResNet18.yaml --M [1,2]",
 ]
+PASSED_OVER = [  # --base-temp and --kd-weight mean nothing there without --logit-stand
+    "--cfg configs/cifar100/rld/wrn_40_2_resnet20.yaml --M [1] --base-temp 2 --kd-weight 9",
+    "--cfg configs/cifar100/sdd_rld/wrn_40_2_resnet20.yaml --M [1,2,4] --base-temp 2 --kd-weight 9",
+    "--cfg configs/imagenet/rld/ResNet34_ResNet18.yaml --M [1] --base_temp 2 --kd_weight 9",
+]
 
 
 @pytest.mark.parametrize("line", PUBLISHED)
@@ -39,6 +44,19 @@ def test_published_command_lines_are_understood(line, monkeypatch):
         assert str(list(options.sdd)).replace(" ", "") == words[words.index("--M") + 1]
     if "--base-temp" in words:
         assert options.kd_T == float(words[words.index("--base-temp") + 1])
+
+
+@pytest.mark.parametrize("line", PASSED_OVER)
+def test_flags_that_the_published_tool_passes_over(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.warns(UserWarning, match="base-temp and --kd-weight: no effect without"):
+        words = translated(line.split())
+    plain = translated(line.partition(" --base")[0].split())
+    assert words == plain
+    options = parse.parse_student(words)
+    assert (options.gamma, options.alpha, options.beta) == (1, 0, 1)
+    assert options.kd_T == (1 if "imagenet" in line else 4)
+    assert str(list(options.sdd)).replace(" ", "") == line.split()[3]
 
 
 @pytest.fixture
