@@ -32,7 +32,7 @@ def transfer_student(argv):
     probe = LinearProbe(network, setting.numerics)
     train_loader, test_loader = setting.loaders()
     facts = {
-        "objective": f"CE of a new classifier on {path}",
+        "objective": f"CE on the features of {path.name} ({digest[:8]})",
         "terms": {"ce": 1.0},
         "source": {"model": name, "path": str(path), "sha256": digest},
     }

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from cli.parse import chosen_views, has_effect, wrappers
+from cli.parse import UNUSABLE, chosen_views, has_effect, wrappers
 from cli.setting import Setting
 from dataset import DATASETS
 from dataset.augment import AUGMENTATION_VERSION
@@ -25,12 +25,14 @@ IN_TITLE = frozenset(
     {"alpha", "beta", "dataset", "distill", "gamma", "model", "model_s", "model_t"}
 )
 
+LONGEST_SOURCE = 70  # characters
+
 
 def make_experiment(kind: str, setting: Setting, title: str, source: str = "") -> Experiment:
     """The experiment of a command line; `source` is the sha256 of the checkpoint that it reads."""
     options = setting.options
     values = effective(options.values, setting)
-    usual = effective({**options.values, **options.usual}, setting) | {"processes": 1}
+    usual = effective({**options.values, **known_usual(options)}, setting) | {"processes": 1}
     identity = identity_of({name: values[name] for name in in_force(options) & values.keys()})
     titled = IN_TITLE | set(chosen_views(options.values))
     unusual = [
@@ -48,6 +50,14 @@ def make_experiment(kind: str, setting: Setting, title: str, source: str = "") -
         unusual=tuple(unusual),
         trial=options.trial,
     )
+
+
+def known_usual(options: Resolved) -> dict[str, Any]:
+    """What typed options would be otherwise. An image size that the files decide is not known."""
+    usual = dict(options.usual)
+    if "image_size" in usual and usual["image_size"] is None:
+        usual["image_size"] = UNUSABLE
+    return usual
 
 
 def effective(values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
@@ -132,7 +142,10 @@ def student_title(setting: Setting, teacher_tag: str) -> str:
 
 
 def probe_title(setting: Setting, path: Path, digest: str) -> str:
-    """'S_resnet8x4_T_..._trial_1_best-1a2b3c4d_to_stl10': folder, which checkpoint, its sha256."""
-    run = plain(path.absolute().parent.name)
+    """'S_resnet8x4_T_..._trial_1_best-1a2b3c4d_to_stl10': folder, which checkpoint, its sha256.
+
+    Of the folder's name no more than LONGEST_SOURCE characters, so that the rest is never cut off.
+    """
+    run = plain(path.absolute().parent.name)[:LONGEST_SOURCE]
     which = path.stem if path.stem.startswith("ckpt") else path.stem.rpartition("_")[2]
     return f"{run}_{plain(which)}-{digest[:8]}_to_{setting.data.name}"

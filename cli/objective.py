@@ -9,7 +9,7 @@ import torch
 from cli.parse import chosen_views, wrappers
 from dataset.loader import Loader
 from distiller_zoo import METHODS, VIEWS
-from distiller_zoo.base import Distiller, Setup
+from distiller_zoo.base import Distiller, LogitDistiller, Setup
 from helper.errors import UserError
 from helper.options import Resolved
 from models.base import Classifier
@@ -57,12 +57,17 @@ def describe_objective(options: Resolved) -> str:
         (options.beta, options.distill),
     ]
     text = " + ".join(f"{weight:g}*{term}" for weight, term in terms if weight)
+    method = METHODS[options.distill]
+    on_rows = options.alpha or issubclass(method, LogitDistiller)
     views = [
         f"{name}={value}" if (value := options.values[name]) is not True else name
         for name in chosen_views(options.values)
     ]
+    of_features = [name for name in views if wrappers(method, {name: True})]
+    if of_features and options.beta:
+        text += f" with {', '.join(of_features)} on the teacher's features"
     warm = f", {options.distill} grows over {options.warmup} epochs" if options.warmup else ""
-    return text + (f" on rows: {', '.join(views)}" if views else "") + warm
+    return text + (f" on rows: {', '.join(views)}" if views and on_rows else "") + warm
 
 
 def describe_pair(options: Resolved) -> str:

@@ -37,6 +37,7 @@ def is_finished(folder: RunFolder, setting: Setting) -> bool:
     options = setting.options
     if options.wandb:
         import_wandb()
+    on_main_process(folder.check_free)
     found = on_main_process(lambda: folder.check(options.resume, options.overwrite))
     if found == FINISHED:
         print(f"{folder.path} is finished: nothing to do")
@@ -105,7 +106,7 @@ def print_heading(setting: Setting, folder: RunFolder, student: Classifier, obje
     size = f"{data.image_size}x{data.image_size}"
     kept = "read from disk" if isinstance(data, StreamedSet) else "in memory"
     share = f" ({options.train_fraction:g} of all)" if options.train_fraction < 1 else ""
-    decays = ", ".join(str(epoch) for epoch in schedule.decay_epochs if epoch < options.epochs)
+    decays = ", ".join(map(str, schedule.decay_epochs))
     falls = f", times {schedule.decay_rate:g} after {decays}" if decays else ""
     mean, std = (", ".join(f"{x:.4f}" for x in values) for values in (data.mean, data.std))
     lines = {

@@ -18,14 +18,14 @@ DECAY_EPOCHS, DECAY_EPOCHS_OF = (150, 180, 210), 240  # the published recipe: of
 
 
 def growing_epochs(text: str) -> tuple[int, ...]:
-    """'150,180,210' -> (150, 180, 210), each at least 1 and larger than the one before."""
+    """'150,180,210' -> (150, 180, 210), each at least 1 and none smaller than the one before."""
     try:
         epochs = whole_numbers(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no list of epochs: try 150,180,210"
         ) from None
-    if any(epoch < 1 for epoch in epochs) or list(epochs) != sorted(set(epochs)):
+    if any(epoch < 1 for epoch in epochs) or list(epochs) != sorted(epochs):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no growing list of epochs from 1 on: try 150,180,210"
         )
@@ -81,7 +81,8 @@ def make_schedule(recipe: RecipeOptions, network_rate: float) -> Schedule:
     if decay_epochs is None:
         decay_epochs = in_proportion(DECAY_EPOCHS, DECAY_EPOCHS_OF, recipe.epochs)
     start = network_rate if recipe.learning_rate is None else recipe.learning_rate
-    return Schedule(start, decay_epochs, recipe.lr_decay_rate)
+    within = tuple(at for at in decay_epochs if at < recipe.epochs)  # at the end it is none
+    return Schedule(start, within, recipe.lr_decay_rate)
 
 
 def in_proportion(decay_epochs: tuple[int, ...], of: int, epochs: int) -> tuple[int, ...]:

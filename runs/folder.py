@@ -74,6 +74,13 @@ class RunFolder:
             )
         return STOPPED
 
+    def check_free(self) -> None:
+        """UserError that says who writes here, where somebody does."""
+        if self.path.is_dir():
+            with suppress(PermissionError):  # `open` says what is wrong with the folder
+                self._acquire()
+                self._release()
+
     def read_summary(self) -> dict[str, Any]:
         """What run.json says; UserError where it is broken or of an earlier release."""
         try:
@@ -108,8 +115,7 @@ class RunFolder:
                 self._clear()
             yield self._read_state() if found == STOPPED else {}
         finally:
-            self.holder.unlink(missing_ok=True)
-            self.lock.release()
+            self._release()
 
     def _acquire(self) -> None:
         """Take the lock; UserError that says who has it."""
@@ -121,6 +127,10 @@ class RunFolder:
             ) from None
         here = {"pid": os.getpid(), "host": platform.node(), "start": time.strftime("%F %T%z")}
         write_json(self.holder, here)
+
+    def _release(self) -> None:
+        self.holder.unlink(missing_ok=True)
+        self.lock.release()
 
     def _read_holder(self) -> dict[str, Any]:
         with suppress(OSError, ValueError):

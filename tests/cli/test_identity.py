@@ -236,3 +236,39 @@ def test_a_resume_under_other_rounding_says_that_bits_may_differ(run, tmp_path, 
     assert began["options"]["amp"] == "off"
     assert resumed["options"]["amp"] == "bf16"
     assert resumed["command"] != began["command"]
+
+
+def test_a_size_that_the_files_would_have_decided_is_named(folder_of, tmp_path):
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for label in ("x", "y"):
+            path = tmp_path / "photos" / split / label
+            path.mkdir(parents=True)
+            Image.new("RGB", (16, 16), (9, 0, 0)).save(path / "1.png")
+    line = "train_teacher --model resnet8 --dataset folder --data_dir photos"
+    plain, small = folder_of(line), folder_of(f"{line} --image_size 8")
+    assert plain.path.name == "resnet8_photos_trial_1"
+    assert small.path.name == "resnet8_photos_image_size_8_trial_1"
+    assert folder_of(f"{line} --image_size 16").experiment == plain.experiment
+
+
+def test_the_name_of_a_probe_keeps_what_it_is_of(folder_of, tmp_path):
+    path = tmp_path / ("a_long_name_" * 12) / "resnet8_best.pth"
+    checkpoint.save(path, {"model": MODELS["resnet8"](4).state_dict()})
+    folder = folder_of(f"transfer_student --model_s resnet8 {DATA} --path_s {path}")
+    assert "_best-" in folder.path.name
+    assert "_to_fake_epochs_1" in folder.path.name
+
+
+def test_a_folder_in_use_is_told_before_anything_is_computed(run, fails, tmp_path, capsys):
+    line = f"train_teacher --model resnet8 {DATA}"
+    run(line)
+    folder = only(tmp_path / "save" / "models")
+    from runs.experiment import Experiment
+    from runs.folder import RunFolder
+
+    stored = json.loads((folder / "run.json").read_text())["experiment"]
+    with RunFolder(folder, Experiment.from_dict(stored)).open(resume=False, overwrite=True):
+        capsys.readouterr()
+        assert "is being written by process" in fails(f"{line} --overwrite")
