@@ -63,7 +63,7 @@ def test_decays_move_with_the_number_of_epochs():
 
     assert rates("").decay_epochs == (150, 180, 210)
     assert rates("--epochs 60").decay_epochs == (38, 45, 53)
-    assert rates("--epochs 60 --lr_decay_epochs 150,180").decay_epochs == (150, 180)
+    assert rates("--epochs 160 --lr_decay_epochs 150,180").decay_epochs == (150,)
     rate = rates("--lr_decay_epochs 2,4")
     assert [rate(epoch) for epoch in (1, 2, 3, 5)] == pytest.approx([0.05, 0.05, 0.005, 0.0005])
     assert rates("--learning_rate 0.3")(1) == 0.3
