@@ -1,6 +1,5 @@
 """Which experiment a command line is: its options in force, its name."""
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -10,15 +9,14 @@ from cli.parse import UNUSABLE, chosen_views, has_effect, wrappers
 from cli.setting import Setting
 from dataset import DATASETS
 from dataset.augment import AUGMENTATION_VERSION
-from dataset.fingerprint import fingerprint
 from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import Distiller
-from engine.distributed import on_main_process, world_size
+from engine.distributed import world_size
 from engine.recipe import DECAY_EPOCHS, DECAY_EPOCHS_OF, in_proportion
-from helper.files import sha256
 from helper.options import Resolved
-from runs.experiment import Experiment, identity_of, plain, token
-from runs.provenance import CODE
+from models.any import source_of
+from runs.code import own_code
+from runs.experiment import Experiment, canonical, identity_of, plain, token
 
 # Options that the title of a name has already, or its end.
 IN_TITLE = frozenset(
@@ -38,12 +36,14 @@ def make_experiment(kind: str, setting: Setting, title: str, source: str = "") -
     unusual = [
         name
         for name in (*options.values, "processes")
-        if name in dict(identity) and name not in titled and values[name] != usual[name]
+        if name in dict(identity)
+        and name not in titled
+        and canonical(values[name]) != canonical(usual[name])
     ]
     return Experiment(
         kind=kind,
         options=identity,
-        data=on_main_process(lambda: fingerprint(setting.data)),
+        data=setting.fingerprint,
         source=source,
         code=tuple(sorted(code_versions(options).items())),
         title=title,
@@ -57,7 +57,22 @@ def known_usual(options: Resolved) -> dict[str, Any]:
     usual = dict(options.usual)
     if "image_size" in usual and usual["image_size"] is None:
         usual["image_size"] = UNUSABLE
+    for target, flag in view_setters(options).items():
+        if flag in usual and target not in usual:
+            usual[target] = usual[flag]
     return usual
+
+
+def view_setters(options: Resolved) -> dict[str, str]:
+    """Options that a flag of a view sets, and that flag: {'kd_T': 'base_temp', ...}."""
+    if "distill" not in options.values:
+        return {}
+    method, setters = METHODS[options.distill], {}
+    for name in chosen_views(options.values):
+        view = VIEWS[name]
+        defaults = view.defaults(options.read(view.Options), method)
+        setters.update({target: flag for target, (flag, _) in defaults.items()})
+    return setters
 
 
 def effective(values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
@@ -75,8 +90,10 @@ def effective(values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
         values["seed"] = options.trial
     if "image_size" in values:
         values["image_size"] = values["image_size"] or setting.data.image_size
-    # Without synchronised BatchNorm each process has statistics of its own share.
-    values["processes"] = 1 if values.pop("sync_bn") else world_size()
+    # Without synchronised BatchNorm each process has statistics of its own share; and each draws
+    # its own dropout.
+    alike = values.pop("sync_bn") and not (world_size() > 1 and setting.draws_in_training)
+    values["processes"] = 1 if alike else world_size()
     return values
 
 
@@ -98,6 +115,7 @@ def in_force(options: Resolved) -> set[str]:
     in_use += [w.Options for w in wrappers(method, options.values)] if options.beta else []
     of_parts = {f.name for part in every_part(options) for f in fields(part)}
     names -= of_parts - {f.name for part in in_use for f in fields(part)}
+    names -= set(view_setters(options).values())  # what they set is in force
     names -= set() if options.beta else {"warmup"}
     return names - (set() if trains_first else {"init_epochs"})
 
@@ -111,12 +129,20 @@ def every_part(options: Resolved) -> list[type]:
 
 
 def code_versions(options: Resolved) -> dict[str, str]:
-    """Versions of code that changes numbers: of the augmentation, of a method from elsewhere."""
+    """Versions of code that changes numbers: of the augmentation, and of chosen files that are no
+    part of a commit of this toolkit: methods, views and networks of one's own."""
     versions = {"augmentation": str(AUGMENTATION_VERSION)}
+    chosen = {}
     if "distill" in options.values:
-        file = Path(inspect.getfile(METHODS[options.distill])).resolve()
-        if CODE not in file.parents:
-            versions[f"method {options.distill}"] = sha256(file)
+        chosen[f"method {options.distill}"] = METHODS[options.distill]
+        for name in chosen_views(options.values):
+            chosen[f"view {name}"] = VIEWS[name]
+    for name in ("model", "model_s", "model_t"):
+        if options.values.get(name):
+            chosen[f"network {options.values[name]}"] = source_of(options.values[name])
+    for name, entry in chosen.items():
+        if digest := own_code(entry):
+            versions[name] = digest
     return versions
 
 
@@ -129,14 +155,17 @@ def student_title(setting: Setting, teacher_tag: str) -> str:
     """'S_resnet8x4_T_resnet32x4_cifar100_kd_sdd-1-2_r_0.1_a_0.9_b_0'"""
     options = setting.options
     views = [token(name, options.values[name]) for name in chosen_views(options.values)]
-    weights = f"r_{options.gamma:g}_a_{options.alpha:g}_b_{options.beta:g}"
+    names = {"r": options.gamma, "a": options.alpha, "b": options.beta}
+    weights = [token(letter, canonical(weight)) for letter, weight in names.items()]
+    plain_pair = ["no_pair_defaults"] if options.no_pair_defaults else []
     return "_".join(
         [
             f"S_{plain(options.model_s)}_T_{plain(options.model_t)}{teacher_tag}",
             setting.data.name,
             options.distill,
             *views,
-            weights,
+            *weights,
+            *plain_pair,
         ]
     )
 

@@ -1,5 +1,6 @@
 """Trained networks of a command: the teacher, the probed one, the evaluated one."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +48,7 @@ def load_teacher(setting: Setting) -> Trained:
     path = Path(options.path_t) if options.path_t else fetch_teacher(options)
     network = load_frozen(options.model_t, path, data)
     if not options.any_teacher:
-        check_same_data(path, data)
+        check_same_data(path, setting)
     usual = usual_teacher(options)
     at_its_place = not options.path_t or (usual and usual.resolve() == path.resolve())
     return Trained(options.model_t, path, sha256(path), network, bool(at_its_place))
@@ -75,9 +76,14 @@ def fetch_teacher(options: Resolved) -> Path:
     )
 
 
-def check_same_data(path: Path, data) -> None:
-    """UserError where a checkpoint says that it was trained on other data or another size."""
-    known = checkpoint.data_of(path)
+def check_same_data(path: Path, setting: Setting) -> None:
+    """UserError where a checkpoint says that it was trained on other data or another size.
+
+    The same images under another name are the same; other images of the same name are said.
+    """
+    known, data = checkpoint.data_of(path), setting.data
+    if known.get("fingerprint") == setting.fingerprint:
+        return
     here = {"data": data.name, "image_size": data.image_size, "classes": list(data.classes)}
     names = {"data": "data set", "image_size": "image size", "classes": "classes"}
     for name, value in here.items():
@@ -87,6 +93,11 @@ def check_same_data(path: Path, data) -> None:
                 f"({shorten(known[name])}) than the student's ({shorten(value)}): give another "
                 "with --path_t, or take it all the same with --any_teacher"
             )
+    if "fingerprint" in known:
+        warnings.warn(
+            f"the teacher {path} was trained on other images than these of {data.name}",
+            stacklevel=2,
+        )
 
 
 def shorten(value: Any) -> str:

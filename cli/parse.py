@@ -39,7 +39,7 @@ HINTS = {
     "gpu": "--device cuda:N", "gpu_id": "--device cuda:N", "T": "--kd_T", "temperature": "--kd_T",
     "kd_temperature": "--kd_T", "teacher": "--path_t", "student": "--model_s", "arch": "--model",
     "method": "--distill", "dataset_dir": "--data_dir", "data": "--data_dir", "j": "--num_workers",
-    "workers": "--num_workers", "nesterov": "--momentum", "fp16": "--amp fp16", "k": "--nce_k",
+    "workers": "--num_workers", "fp16": "--amp fp16", "k": "--nce_k",
 }  # fmt: skip
 
 Typed = Mapping[str, Any]
@@ -60,6 +60,8 @@ def parse_transfer(argv: Sequence[str]) -> Resolved:
         of = PROBE_RECIPE["epochs"]
         decays = in_proportion(PROBE_RECIPE["lr_decay_epochs"], of, typed.get("epochs", of))
         probe = {**PROBE_RECIPE, "lr_decay_epochs": decays}
+        if Path(typed.get("path_s", "")).is_file() and not typed.get("model_s"):
+            probe["model_s"] = checkpoint.network_of(typed["path_s"], "--model_s")
         return resolve(classes, ("linear probe", probe), ("typed", typed))
 
     return with_usual(make, typed)
@@ -180,7 +182,7 @@ def has_effect(view: str, options: Resolved) -> bool:
     """Whether a view that is on changes a term of the objective."""
     method = METHODS[options.distill]
     on_features = VIEWS[view].wrapper and options.beta
-    on_rows = issubclass(method, LogitDistiller) and (options.beta or method is METHODS["kd"])
+    on_rows = issubclass(method, LogitDistiller) and options.beta
     return bool(options.alpha or on_rows or on_features)
 
 
@@ -264,18 +266,20 @@ def import_methods(where: str) -> None:
 
     A file that cannot be imported is noted in METHODS.broken. UserError where there are none.
     """
-    if not Path(where).is_dir():
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a package of the working folder
+    if not Path(where).is_dir() and not where.endswith(".py"):
         try:
             importlib.import_module(where)
-        except Exception as error:  # whatever somebody's module raises
+        except (Exception, SystemExit) as error:  # whatever somebody's module raises
             raise UserError(
                 f"--methods_dir {where} is no folder, and as a module it cannot be imported: "
                 f"{type(error).__name__}: {error}"
             ) from error
         return
-    files = sorted(Path(where).glob("*.py"))
-    if not files:
-        raise UserError(f"--methods_dir {where} has no .py files")
+    files = sorted(Path(where).glob("*.py")) if Path(where).is_dir() else [Path(where)]
+    if not files or not files[0].is_file():
+        raise UserError(f"--methods_dir {where}: there are no .py files")
     for file in files:
         name = f"methods_dir_{file.stem}"
         if name in sys.modules:
@@ -284,7 +288,7 @@ def import_methods(where: str) -> None:
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # whatever somebody's file raises
+        except (Exception, SystemExit) as error:  # whatever somebody's file raises
             del sys.modules[name]
             METHODS.broken[str(file)] = f"{type(error).__name__}: {error}"
 
@@ -345,7 +349,7 @@ def explain_unknown(word: str, words: Sequence[str], parser: Parser) -> str:
     ]
     if owners and word.startswith("--"):
         return f"{flag} is a flag of {', '.join(owners)}: it has no meaning here"
-    if name in HINTS:
+    if name in HINTS and parser.has(HINTS[name].split()[0]):
         return f"unknown argument {word}: it is {HINTS[name]} here"
     close = parser.closest(flag)
     return f"unknown argument {word}" + (f": did you mean {close}?" if close else "; see --help")

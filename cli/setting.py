@@ -1,15 +1,19 @@
 """What every command that trains works out first: device, data, learning rates."""
 
+import os
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
+
 from dataset import DATASETS
 from dataset.base import DataSet
+from dataset.fingerprint import fingerprint
 from dataset.loader import Loader
 from dataset.stream import StreamedSet, StreamLoader
 from dataset.subset import take_fraction
 from engine.device import Numerics, start
-from engine.distributed import local_main_process_first, rank, world_size
+from engine.distributed import local_main_process_first, on_main_process, rank, world_size
 from engine.recipe import Schedule, make_schedule
 from helper.options import Resolved
 from models.any import build, check_name, learning_rate
@@ -29,10 +33,20 @@ class Setting:
     data: AnySet
     schedule: Schedule
     network_rate: float  # the learning rate that the network's recipe has
+    fingerprint: str  # of all of the data set, whatever fraction of it is trained on
 
     @property
     def seed(self) -> int:
         return seed_of(self.options)
+
+    @property
+    def draws_in_training(self) -> bool:
+        """Whether the trained network draws random numbers: dropout, stochastic depth."""
+        with torch.random.fork_rng(devices=[]):
+            modules = self.network(self.model).modules()
+            return any(
+                "Drop" in type(m).__name__ or "Stochastic" in type(m).__name__ for m in modules
+            )
 
     def network(self, name: str) -> Classifier:
         """A new network for the classes and the image size of the data set."""
@@ -53,9 +67,12 @@ def make_setting(options: Resolved, model: str) -> Setting:
     entry = DATASETS[options.dataset]
     check_name(entry.networks.get(model, model))
     numerics = start(options)
-    data = load_data(options)
+    whole = load_data(options)
+    fraction = options.train_fraction, options.fraction_seed
+    data = take_fraction(whole, *fraction)
+    known_as = on_main_process(lambda: fingerprint(whole))
     rate = learning_rate(data.networks.get(model, model))
-    return Setting(options, model, numerics, data, make_schedule(options, rate), rate)
+    return Setting(options, model, numerics, data, make_schedule(options, rate), rate, known_as)
 
 
 def seed_of(options: Resolved) -> int:
@@ -64,12 +81,9 @@ def seed_of(options: Resolved) -> int:
 
 
 def load_data(options: Resolved) -> AnySet:
-    """The data set that --dataset names, or the part of it that --train_fraction asks for."""
+    """The data set that --dataset names."""
     entry = DATASETS[options.dataset]
-    data = local_main_process_first(lambda: entry.load(options.read(entry.Options)))
-    if "train_fraction" in options.values:
-        data = take_fraction(data, options.train_fraction, options.fraction_seed)
-    return data
+    return local_main_process_first(lambda: entry.load(options.read(entry.Options)))
 
 
 def make_network(name: str, data: AnySet) -> Classifier:
@@ -85,12 +99,17 @@ def make_loader(data: AnySet, split: str, batch_size: int, workers: int, **how: 
     return Loader(data, split, batch_size, **mine)
 
 
-def data_facts(data: AnySet, options: Resolved) -> dict[str, Any]:
+def data_facts(setting: Setting) -> dict[str, Any]:
     """What a run and its checkpoints remember of the data."""
+    options, data = setting.options, setting.data
     names = [f.name for f in fields(DATASETS[options.dataset].Options)]
+    values = {name: plain_value(options.values[name]) for name in names}
+    if options.origin.get("data_dir") == "typed":  # it is looked for from anywhere
+        values["data_dir"] = os.path.abspath(values["data_dir"])
     return {
         "dataset": options.dataset,
-        "data_options": {name: plain_value(options.values[name]) for name in names},
+        "data_options": values,
+        "fingerprint": setting.fingerprint,
         "data": data.name,
         "classes": list(data.classes),
         "image_size": data.image_size,

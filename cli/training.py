@@ -14,10 +14,11 @@ from engine.fit import Stage, fit
 from engine.meter import NotFinite
 from helper.errors import UserError
 from models.base import Classifier
+from runs.code import CODE
 from runs.experiment import Experiment, rounding_of
 from runs.folder import FINISHED, RunFolder
 from runs.logs import import_wandb
-from runs.provenance import CODE, provenance
+from runs.provenance import provenance
 from runs.recorder import Run
 
 KINDS = {"teacher": "models", "student": "student_model", "probe": "linear_probe"}
@@ -82,7 +83,7 @@ def run_facts(setting: Setting, student: Classifier) -> dict[str, Any]:
     options, schedule = setting.options, setting.schedule
     return {
         "parameters": count_parameters(student),
-        "data": data_facts(setting.data, options),
+        "data": data_facts(setting),
         "images": image_counts(setting),
         "seed": setting.seed,
         "learning_rate": schedule.start,

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from helper.options import count, not_negative, option, positive_number, share, whole_numbers
+from helper.options import (
+    not_negative,
+    option,
+    positive,
+    positive_number,
+    share,
+    whole_numbers,
+)
 
 from . import VIEWS
 from .base import Distiller, LogitDistiller, Rows, View
@@ -85,7 +92,7 @@ class Tekap(View):
     @dataclass(frozen=True)
     class Options:
         tekap: bool = option(False, "TeKAP: the teacher again, several times, with noise")
-        tekap_copies: int = option(3, "noisy copies of the teacher", parse=count)
+        tekap_copies: int = option(3, "noisy copies of the teacher", parse=positive)
         tekap_noise: float = option(0.1, "share of noise in a copy", parse=share)
         tekap_weight: float = option(
             0.8, "weight of a copy; the clean teacher has 1", parse=not_negative

@@ -24,6 +24,9 @@ GENERAL = frozenset({
     "path_t", "print_freq", "resume", "save_dir", "save_freq", "seed", "sync_bn", "tb_freq",
     "train_fraction", "trial", "wandb", "warmup", "weight_decay",
 })  # fmt: skip
+# Other spellings of these, and what experiments call the number of processes.
+RESERVED = GENERAL | {"a", "b", "d", "lr", "m", "processes", "r", "wd"}
+LARGEST = 2**63 - 1
 METAVARS = {bool: "on|off", int: "N", float: "X", tuple: "N,N"}
 TRUE, FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
@@ -48,9 +51,16 @@ def option(
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if (value := int(text)) < 1:
+    """A whole number of at least 1, below 2**63."""
+    if (value := whole(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def whole(text: str) -> int:
+    """A whole number that fits into 64 bits."""
+    if not -LARGEST <= (value := int(text)) <= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text} is too large")
     return value
 
 
@@ -84,8 +94,8 @@ def positive_share(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A whole number of at least 0."""
-    if (value := int(text)) < 0:
+    """A whole number of at least 0, below 2**63."""
+    if (value := whole(text)) < 0:
         raise argparse.ArgumentTypeError(f"{text} is not at least 0")
     return value
 
@@ -136,6 +146,9 @@ class Parser(argparse.ArgumentParser):
         close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
         return close[0] if close else None
 
+    def has(self, flag: str) -> bool:
+        return flag in self._option_string_actions
+
     def is_list(self, flag: str) -> bool:
         """Whether a flag takes a list of values."""
         action = self._option_string_actions.get(flag)
@@ -143,7 +156,7 @@ class Parser(argparse.ArgumentParser):
 
     def _add_field(self, group, f) -> None:
         kind = plain_type(f.type)
-        parse = f.metadata["parse"] or (switch if kind is bool else kind)
+        parse = readable(f.metadata["parse"] or (switch if kind is bool else kind), kind)
         spellings = [f"--{f.name}", *f.metadata["flags"]]
         spellings += [s.replace("_", "-") for s in spellings if "_" in s]
         how = {"nargs": "?", "const": True} if kind is bool else {}
@@ -158,6 +171,19 @@ class Parser(argparse.ArgumentParser):
             help=text.replace("%", "%%"),
             **how,
         )
+
+
+def readable(parse: Callable[[str], Any], kind: type) -> Callable[[str], Any]:
+    """The same parse function; where it knows no better it says what was expected."""
+
+    def checked(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError:
+            expected = {int: "whole number", float: "number"}.get(kind, "value for this")
+            raise argparse.ArgumentTypeError(f"{text!r} is no {expected}") from None
+
+    return checked
 
 
 def plain_type(annotation: Any) -> type:
@@ -182,10 +208,10 @@ class Resolved:
     added: Mapping[str, Any] = field(default_factory=dict)  # defaults of `option(..., added=True)`
 
     def __getattr__(self, name: str) -> Any:
-        try:
-            return self.values[name]
-        except KeyError:
-            raise AttributeError(name) from None
+        values = self.__dict__.get("values", {})  # empty while it is copied or unpickled
+        if name not in values:
+            raise AttributeError(name)
+        return values[name]
 
     def read(self, cls: type) -> Any:
         """The options of one dataclass."""
@@ -193,8 +219,14 @@ class Resolved:
 
 
 def resolve(classes, *layers: tuple[str, Mapping[str, Any]]) -> Resolved:
-    """Defaults of the dataclasses, overridden by each (origin, values) layer in turn."""
-    values = {f.name: f.default for cls in classes for f in fields(cls)}
+    """Defaults of the dataclasses, overridden by each (origin, values) layer in turn.
+
+    Of an option that several classes share the first class has the default.
+    """
+    values: dict[str, Any] = {}
+    for cls in classes:
+        for f in fields(cls):
+            values.setdefault(f.name, f.default)
     origin = dict.fromkeys(values, "default")
     for name, layer in layers:
         for key, value in layer.items():

@@ -40,7 +40,7 @@ class Registry:
             name = f"{package}.{module.name}"
             try:
                 importlib.import_module(name)
-            except Exception as error:  # whatever somebody's file raises
+            except (Exception, SystemExit) as error:  # whatever somebody's file raises
                 self.broken[f"{name.replace('.', '/')}.py"] = f"{type(error).__name__}: {error}"
 
     def __getitem__(self, name: str):

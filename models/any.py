@@ -4,7 +4,8 @@ B batch, C channels, H x W map, K classes.
 """
 
 import importlib
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,12 +54,23 @@ def check_name(name: str) -> None:
         import_function(name, rest)
 
 
+def source_of(name: str) -> Any:
+    """The class or function that makes a network, for its source; None for an installed one."""
+    source, _, rest = name.partition(":")
+    if ":" not in name:
+        return maker_of(name) if name in MODELS else None
+    return None if source in ("torchvision", "timm") else import_function(name, rest)
+
+
+def maker_of(name: str) -> type[Classifier]:
+    """The class of a network of ours."""
+    entry = MODELS[name]
+    return entry.func if isinstance(entry, partial) else entry
+
+
 def learning_rate(name: str) -> float:
     """What the recipe starts the network called `name` at."""
-    if name not in MODELS:
-        return Classifier.learning_rate
-    entry = MODELS[name]
-    return getattr(entry, "func", entry).learning_rate  # of functools.partial, its class
+    return (maker_of(name) if name in MODELS else Classifier).learning_rate
 
 
 def from_torchvision(name: str, rest: str, num_classes: int) -> nn.Module:

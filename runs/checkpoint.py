@@ -151,4 +151,5 @@ def data_of(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         return {}
     names = ("dataset", "data_options", "data", "classes", "image_size", "mean", "std")
+    names += ("fingerprint",)
     return {name: content[name] for name in names if name in content}

@@ -23,8 +23,9 @@ LONGEST_NAME = 150
 class Experiment:
     """Equal for two runs if, and only if, they would give the same numbers (but for rounding).
 
-    `options` has every option in force with its effective value. The last three fields make the
-    name and are no part of the identity: of two equal experiments one may be called trial 3.
+    `options` has every option in force with its effective value, in a canonical form. The last
+    three fields make the name and are no part of the identity: of two equal experiments one may be
+    called trial 3.
     """
 
     kind: str  # "teacher", "student" or "probe"
@@ -33,8 +34,12 @@ class Experiment:
     source: str = ""  # sha256 of the teacher's or the probed checkpoint
     code: tuple[tuple[str, str], ...] = ()  # versions of code that changes numbers
     title: str = field(default="", compare=False)  # networks, data, method and weights
-    unusual: tuple[str, ...] = field(default=(), compare=False)  # options to be named as well
+    unusual: tuple[str, ...] = field(default=(), compare=False)  # names of options to be named
     trial: int = field(default=1, compare=False)
+
+    def __post_init__(self):
+        options = {name: canonical(value) for name, value in self.options}
+        object.__setattr__(self, "options", tuple(sorted(options.items())))
 
     @property
     def digest(self) -> str:
@@ -53,14 +58,14 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        """What its folder is called; past 150 characters the tail becomes the digest."""
+        """What its folder is called; past 150 bytes the tail becomes the digest."""
         values = dict(self.options)
         tokens = [token(name, values[name]) for name in self.unusual]
-        name, end = "_".join([self.title, *tokens]), f"_trial_{self.trial}"
-        if len(name + end) > LONGEST_NAME:
+        name, end = plain("_".join([self.title, *tokens])), f"_trial_{self.trial}"
+        if len((name + end).encode()) > LONGEST_NAME:
             end = f"_{self.digest[:12]}{end}"
-            name = name[: LONGEST_NAME - len(end)]
-        return plain(name + end)
+            name = name.encode()[: LONGEST_NAME - len(end)].decode(errors="ignore")
+        return name + end
 
     def differences(self, other: "Experiment") -> list[str]:
         """What differs, in words: 'kd_T is 4.0 there and 20.0 here' of self here, other there."""
@@ -69,8 +74,8 @@ class Experiment:
             found.append(f"it is a {other.kind} there and a {self.kind} here")
         here, there = dict(self.options), dict(other.options)
         for name in sorted(here.keys() | there.keys()):
-            a, b = (in_words(values, name) for values in (there, here))
-            if a != b:
+            if (name in here, here.get(name)) != (name in there, there.get(name)):
+                a, b = (in_words(values, name) for values in (there, here))
                 found.append(f"{name} is {a} there and {b} here")
         if self.data != other.data:
             found.append("the images or labels of the data set are others")
@@ -90,10 +95,9 @@ class Experiment:
     def from_dict(stored: Mapping[str, Any]) -> "Experiment":
         """What `to_dict` gave; UserError where it is something else."""
         try:
-            options = {name: frozen(value) for name, value in stored["options"].items()}
             return Experiment(
                 str(stored["kind"]),
-                tuple(sorted(options.items())),
+                tuple(stored["options"].items()),
                 str(stored["data"]),
                 str(stored["source"]),
                 tuple(sorted(stored["code"].items())),
@@ -107,8 +111,7 @@ class Experiment:
 
 def identity_of(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     """Those of a run's options that belong to its identity, in order."""
-    named = ((k, v) for k, v in options.items() if k not in NO_NUMBER | ROUNDING)
-    return tuple(sorted(named))
+    return tuple((k, v) for k, v in options.items() if k not in NO_NUMBER | ROUNDING)
 
 
 def rounding_of(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,16 +119,17 @@ def rounding_of(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in sorted(ROUNDING & options.keys())}
 
 
-def frozen(value: Any) -> Any:
-    """A list of JSON as the tuple that it was."""
-    return tuple(map(frozen, value)) if isinstance(value, list) else value
+def canonical(value: Any) -> Any:
+    """Equal values in one form that JSON keeps: 4.0 as 4, -0.0 as 0, a list as a tuple."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(canonical, value))
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
 def in_words(values: Mapping[str, Any], name: str) -> str:
-    if name not in values:
-        return "not in force"
-    value = values[name]
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(values[name]) if name in values else "not in force"
 
 
 def token(name: str, value: Any) -> str:
@@ -134,7 +138,7 @@ def token(name: str, value: Any) -> str:
         return name if value else f"{name}_off"
     if isinstance(value, tuple):
         return "-".join([name, *map(str, value)])
-    return f"{name}_{value:g}" if isinstance(value, float) else f"{name}_{value}"
+    return f"{name}_{value}"
 
 
 def plain(name: str) -> str:

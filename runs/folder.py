@@ -31,6 +31,7 @@ class RunFolder:
         self.path, self.experiment = path, experiment
         self.lock = FileLock(path / ".lock")
         self.holder = path / ".lock.json"  # who holds the lock; the lock itself can't say
+        self.before: dict[str, Any] = {}  # what run.json said when the folder was opened
 
     @property
     def resume_file(self) -> Path:
@@ -60,6 +61,8 @@ class RunFolder:
         summary = self.read_summary()
         self._check_same(summary.get("experiment"), self.summary_file)
         if summary.get("status") == FINISHED:
+            if not any(self.path.glob("*_last.pth")):
+                raise UserError(f"{self.path} is finished, but its weights are gone: {START_ANEW}")
             return FINISHED
         if not self.resume_file.exists():  # within its first epoch a run has nothing to lose
             if len(logs.read_lines(self.path / "metrics.jsonl")) > 1:
@@ -111,11 +114,16 @@ class RunFolder:
             found = self.check(resume, overwrite)
             if found == FINISHED:
                 raise UserError(f"{self.path} was finished by another process just now")
+            self.before = self._read_before(overwrite)
             if found == NEW:
                 self._clear()
             yield self._read_state() if found == STOPPED else {}
         finally:
             self._release()
+
+    def _read_before(self, overwrite: bool) -> dict[str, Any]:
+        """The summary that the interrupted run wrote, of which the run is a continuation."""
+        return self.read_summary() if self.summary_file.exists() and not overwrite else {}
 
     def _acquire(self) -> None:
         """Take the lock; UserError that says who has it."""

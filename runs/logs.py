@@ -11,13 +11,16 @@ from helper.files import write_whole
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line that a crash cut short is left out."""
+    """The lines of a metrics.jsonl; what follows a line that a crash cut short is left out."""
     lines = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
-            lines.append(json.loads(line))
+            content = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not isinstance(content, dict) or not isinstance(content.get("epoch"), int):
+            break
+        lines.append(content)
     return lines
 
 

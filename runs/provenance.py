@@ -2,15 +2,13 @@
 
 import os
 import platform
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
-CODE = Path(__file__).resolve().parent.parent  # the folder that this code was loaded from
+from runs.code import CODE, changed_files, git
 
 
 def provenance(device: str, rounding: dict[str, Any], processes: int) -> dict[str, Any]:
@@ -37,16 +35,5 @@ def provenance(device: str, rounding: dict[str, Any], processes: int) -> dict[st
 
 def git_commit() -> str | None:
     """The commit of this toolkit, '+' behind it when files differ from it; None outside git."""
-
-    def git(*arguments):
-        return subprocess.run(
-            ["git", "-C", str(CODE), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != CODE:
-            return None  # the code lies inside somebody else's repository
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    commit = git("rev-parse", "HEAD").strip()
+    return commit + ("+" if changed_files() else "") if commit else None

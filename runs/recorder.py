@@ -42,9 +42,11 @@ class Run:
         """Write the summary and open the logs. A resumed run appends its provenance."""
         if not self.writes:
             return
+        before = self.folder.before
+        if isinstance(before.get("provenance"), list):
+            self.provenance = before["provenance"]
+        self.wandb_id = before.get("wandb_id")
         if self.state:
-            before = self.folder.read_summary()
-            self.provenance, self.wandb_id = before.get("provenance", []), before.get("wandb_id")
             warn_of_rounding(self.provenance, provenance)
         self.provenance.append(provenance)
         self._write_summary(STOPPED)

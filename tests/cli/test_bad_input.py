@@ -24,7 +24,7 @@ LINES = [
     (f"{STUDENT} --fake_sizes 3", "unknown argument --fake_sizes: did you mean --fake_size"),
     (f"{STUDENT} --cache_dir x", "--cache_dir is a flag of --dataset folder"),
     (f"{STUDENT} --base_temp 3", "--base_temp is a flag of --logit_stand"),
-    (f"{STUDENT} --epochs ten", "argument --epochs: invalid positive value: 'ten'"),
+    (f"{STUDENT} --epochs ten", "argument --epochs: 'ten' is no whole number"),
     (f"{STUDENT} --epochs 0", "argument --epochs: 0 is not at least 1"),
     (f"{STUDENT} --batch_size -4", "argument --batch_size/.*: -4 is not at least 1"),
     (f"{STUDENT} --learning_rate nan", "nan is not a finite number"),

@@ -144,7 +144,7 @@ def test_every_spelling_of_a_flag_is_one_of_a_config(tmp_path):
     [
         ("alpah: 1", "a.yaml: unknown argument --alpah.*did you mean --alpha"),
         ("nce_k: 5", "a.yaml: --nce_k is a flag of --distill crd"),
-        ("epochs: 2.5", "a.yaml: argument --epochs: invalid positive value: '2.5'"),
+        ("epochs: 2.5", "a.yaml: argument --epochs: '2.5' is no whole number"),
         ("epochs: [1, 2]", "a.yaml: argument --epochs"),
         ("epochs:", "line 1: epochs has no value"),
         ("epochs: {a: 1}", "line 1: epochs is a table"),

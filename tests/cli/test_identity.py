@@ -65,6 +65,7 @@ def folder_of(tmp_path, monkeypatch):
         ("", "--model_s resnet14"),
         ("", "--fake_size 44"),
         ("", "--distill dkd"),
+        ("--lr 0.01234561", "--lr 0.01234562"),
         ("", "--tekap"),
         ("--train_fraction 0.5", "--train_fraction 0.5 --fraction_seed 1"),
         ("--tekap", "--tekap --tekap_noise 0.5"),
@@ -101,6 +102,9 @@ def test_other_numbers_are_another_experiment_in_another_folder(one, other, fold
         ("", "--data_dir elsewhere --dataset fake"),
         ("--distill crd", "--distill crd --kd_T 20"),
         ("--distill icd", "--distill dcd"),
+        ("-a 0 -r 1", "-a -0.0 -r 1"),
+        ("--logit_stand --kd_T 3", "--logit_stand --base_temp 3"),
+        ("--logit_stand -a 5", "--logit_stand --kd_weight 5"),
     ],
 )
 def test_the_same_numbers_are_the_same_experiment(one, other, folder_of, tmp_path):
@@ -272,3 +276,73 @@ def test_a_folder_in_use_is_told_before_anything_is_computed(run, fails, tmp_pat
     with RunFolder(folder, Experiment.from_dict(stored)).open(resume=False, overwrite=True):
         capsys.readouterr()
         assert "is being written by process" in fails(f"{line} --overwrite")
+
+
+def test_what_a_pair_leaves_out_is_in_the_name(folder_of):
+    torch.save({"model": MODELS["resnet8x4"](4).state_dict()}, "wide.pth")
+    line = f"train_student --path_t wide.pth --model_t resnet8x4 --model_s resnet8x4 {DATA}"
+    line += " --distill rld --logit_stand -b 6"
+    one, other = folder_of(line), folder_of(f"{line} --no_pair_defaults")
+    assert one.experiment != other.experiment
+    assert "_no_pair_defaults_" in other.path.name
+
+
+def test_a_probe_is_the_same_whether_its_network_is_typed_or_not(folder_of, tmp_path):
+    path = tmp_path / "resnet8_run" / "resnet8_last.pth"
+    checkpoint.save(path, {"model": MODELS["resnet8"](4).state_dict()})
+    line = f"transfer_student --path_s {path} {DATA}"
+    assert folder_of(line).path == folder_of(f"{line} --model_s resnet8").path
+
+
+@pytest.mark.parametrize("kind", ["network", "helper", "view"])
+def test_code_of_ones_own_is_part_of_the_experiment(kind, folder_of, tmp_path, monkeypatch):
+    import sys
+
+    from distiller_zoo import VIEWS
+
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_net.py").write_text(
+        "from own_help import W\n"
+        "from models import MODELS\n"
+        "def make(num_classes):\n"
+        "    return MODELS['resnet8'](num_classes)\n"
+    )
+    (tmp_path / "own_help.py").write_text("W = 1\n")
+    (tmp_path / "own_views.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from distiller_zoo import VIEWS\n"
+        "from distiller_zoo.base import View\n"
+        "from helper.options import option\n"
+        "@VIEWS.register('own_view')\n"
+        "class Own(View):\n"
+        "    @dataclass(frozen=True)\n"
+        "    class Options:\n"
+        "        own_view: bool = option(False, 'mine')\n"
+        "    def __call__(self, rows, student, teacher, labels):\n"
+        "        return rows\n"
+    )
+    line = f"{STUDENT} --model_s own_net:make --methods_dir own_views --own_view"
+    digests = []
+    try:
+        for change in ("", "# changed\n"):
+            for name in ("own_net", "own_help", "own_views"):
+                sys.modules.pop(name, None)
+            VIEWS._entries.pop("own_view", None)
+            file = {"network": "own_net", "helper": "own_help", "view": "own_views"}[kind]
+            with (tmp_path / f"{file}.py").open("a") as source:
+                source.write(change)
+            digests.append(folder_of(line).experiment.digest)
+    finally:
+        VIEWS._entries.pop("own_view", None)
+    assert digests[0] != digests[1]
+
+
+def test_dropout_on_several_processes_is_another_experiment(folder_of, monkeypatch):
+    line = f"train_teacher {DATA} --model torchvision:mobilenet_v2 --sync_bn".replace(
+        "image_size 8", "image_size 32"
+    )
+    alone = folder_of(line)
+    monkeypatch.setattr("cli.identity.world_size", lambda: 2)
+    assert folder_of(line).experiment.differences(alone.experiment) == [
+        "processes is 1 there and 2 here"
+    ]

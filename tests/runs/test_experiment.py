@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import re
 
 import pytest
 
@@ -29,7 +30,10 @@ ONE = Experiment(
     ("change", "says"),
     [
         ({"kind": "teacher"}, "a student there and a teacher here"),
-        ({"options": (("kd_T", 20.0), ("sdd", (1, 2)), ("seed", 1))}, "kd_T is 4 there and 20 her"),
+        (
+            {"options": (("kd_T", 20.0), ("sdd", (1, 2)), ("seed", 1))},
+            "kd_T is 4 there and 20 here",
+        ),
         ({"options": (("kd_T", 4.0), ("seed", 1))}, "sdd is .1, 2. there and not in force here"),
         ({"data": "xyz"}, "the images or labels of the data set are others"),
         ({"source": "xyz"}, "the teacher is another file"),
@@ -41,8 +45,6 @@ def test_whatever_changes_a_number_changes_the_digest(change, says):
     assert other != ONE
     assert other.digest != ONE.digest
     (difference,) = other.differences(ONE)
-    import re
-
     assert re.search(says, difference)
 
 
@@ -101,4 +103,32 @@ def test_the_lists_of_options_name_only_options_that_exist():
 
 def test_identity_of_options():
     options = {"trial": 2, "kd_T": 4.0, "amp": "bf16", "save_dir": "x", "alpha": 1.0}
-    assert identity_of(options) == (("alpha", 1.0), ("kd_T", 4.0))
+    assert set(identity_of(options)) == {("alpha", 1.0), ("kd_T", 4.0)}
+
+
+VALUES = [1, 1.0, -0.0, 0, 0.1, 0.10000001, 1e-30, True, False, None, "None", "1", (1, 2), [1, 2]]
+
+
+@pytest.mark.parametrize("one", VALUES, ids=repr)
+@pytest.mark.parametrize("other", VALUES, ids=repr)
+def test_equal_digests_equal_experiments_and_no_differences_are_the_same(one, other):
+    a, b = (Experiment("teacher", identity_of({"x": value}), data="") for value in (one, other))
+    same = a.digest == b.digest
+    if isinstance(one, bool) == isinstance(other, bool):  # True equals 1 in Python alone
+        assert same == (a == b)
+        assert same == (a.differences(b) == [])
+    assert same == (kind_and_value(one) == kind_and_value(other))
+
+
+def kind_and_value(value):
+    """What tells two values apart: 1 and 1.0 are one number, True and "1" are none."""
+    if isinstance(value, (list, tuple)):
+        return "list", list(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return "number" if number else type(value), value
+
+
+def test_a_name_of_wide_letters_is_short_in_bytes():
+    wide = dataclasses.replace(ONE, title="\u6f22" * 90)
+    assert len(wide.name.encode()) <= LONGEST_NAME
+    assert wide.name.endswith("_trial_3")

@@ -21,6 +21,8 @@ def holds(path, status, experiment=ONE, resume=True, schema=SCHEMA):
     """A folder as a run leaves it."""
     path.mkdir(exist_ok=True)
     summary = {"schema": schema, "status": status, "experiment": experiment.to_dict()}
+    if status == FINISHED:
+        (path / "net_last.pth").write_bytes(b"weights")
     (path / "run.json").write_text(json.dumps(summary))
     if resume:
         names = ("stage", "epoch", "task", "optimizer", "scaler", "last", "best", "seconds")
@@ -58,6 +60,13 @@ def test_another_experiment_is_named_and_left(status, resume, tmp_path):
     after = {path.name: path.read_bytes() for path in folder.path.iterdir()}
     del after[".lock"]
     assert after == before
+
+
+def test_a_finished_run_without_its_weights(tmp_path):
+    folder = holds(tmp_path / "a", FINISHED)
+    (folder.path / "net_last.pth").unlink()
+    with pytest.raises(UserError, match="is finished, but its weights are gone: --overwrite"):
+        folder.check(resume=True, overwrite=False)
 
 
 def test_a_resume_file_of_another_experiment(tmp_path):
