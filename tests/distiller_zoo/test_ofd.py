@@ -113,9 +113,10 @@ def test_unequal_numbers_of_stages_are_paired_from_the_last():
     loss = method.eval()(student, teacher, None)
     last_two = only_maps(None, teacher.preacts[1:])
     torch.testing.assert_close(method(student, last_two, None), loss)
+    norms = [nn.BatchNorm2d(c) for c in (2, 3)]
     with pytest.warns(UserWarning, match=r"the student's stage 1 \(4, 16, 16\) has no partner"):
-        norms = [nn.BatchNorm2d(c) for c in (2, 3)]
-        assert method_of(teacher, student, norms)(teacher, student, None).isfinite()
+        method = method_of(teacher, student, norms)
+    assert method(teacher, student, None).isfinite()
 
 
 def test_imagenet_pairs_have_their_weight():
