@@ -14,6 +14,7 @@ from dataset.fingerprint import fingerprint
 from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import Distiller
 from engine.distributed import on_main_process, world_size
+from engine.objective import PROBE_VERSION
 from engine.recipe import DECAY_EPOCHS, DECAY_EPOCHS_OF, in_proportion
 from helper.files import sha256
 from helper.options import Resolved
@@ -43,7 +44,7 @@ def make_experiment(kind: str, setting: Setting, title: str, source: str = "") -
         options=identity,
         data=on_main_process(lambda: fingerprint(setting.data)),
         source=source,
-        code=tuple(sorted(code_versions(options).items())),
+        code=tuple(sorted(code_versions(kind, options).items())),
         title=title,
         unusual=tuple(unusual),
         trial=options.trial,
@@ -100,9 +101,11 @@ def every_part(options: Resolved) -> list[type]:
     return [METHODS["kd"].Options, method.Options, *around, *views]
 
 
-def code_versions(options: Resolved) -> dict[str, str]:
-    """Versions of code that changes numbers: of the augmentation, of a method from elsewhere."""
+def code_versions(kind: str, options: Resolved) -> dict[str, str]:
+    """Versions of code that changes numbers: augmentation, probe, a method from elsewhere."""
     versions = {"augmentation": str(AUGMENTATION_VERSION)}
+    if kind == "probe":
+        versions["probe"] = str(PROBE_VERSION)
     if "distill" in options.values:
         file = Path(inspect.getfile(METHODS[options.distill])).resolve()
         if CODE not in file.parents:

@@ -33,7 +33,7 @@ from models.base import Features
 from runs import checkpoint
 
 COMMON = (ConfigOptions, DataOptions, FractionOptions, RecipeOptions, DeviceOptions, RunOptions)
-PROBE_RECIPE = {"epochs": 120, "lr_decay_epochs": (30, 60, 90), "learning_rate": 0.05}
+PROBE_RECIPE = {"epochs": 120, "lr_decay_epochs": (30, 60, 90)}
 UNUSABLE = object()  # the value of an option without which a command line is refused
 # What people of the field type, and what it is called here.
 HINTS = {

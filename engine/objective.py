@@ -15,7 +15,10 @@ from dataset.loader import Loader
 from distiller_zoo.base import Distiller, Recipe
 from engine.device import Numerics
 from engine.distributed import gather_batch, gather_features
-from models.base import Classifier, Features
+from models.base import Classifier, Features, he_init
+
+PROBE_STD = 0.01  # of the weights of a linear probe at its start
+PROBE_VERSION = 2  # of how a probe is trained; raise it when its numbers change
 
 
 class Output(NamedTuple):
@@ -190,13 +193,14 @@ class FirstStage(Task):
 
 
 class LinearProbe(Task):
-    """A frozen network and a new classifier on its pooled features.
+    """A frozen network and a new classifier on its pooled features, which starts N(0, 0.01^2).
 
     The backbone stays in eval: its BatchNorm is frozen as well, unlike in the published code.
     """
 
     def __init__(self, student: Classifier, numerics: Numerics):
         super().__init__(student.requires_grad_(False), numerics)
+        he_init(student.head, PROBE_STD)
         student.head.requires_grad_(True)
 
     def train(self, mode: bool = True) -> "LinearProbe":
