@@ -12,6 +12,7 @@ from dataset.augment import AUGMENTATION_VERSION
 from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import Distiller
 from engine.distributed import world_size
+from engine.objective import PROBE_VERSION
 from engine.recipe import DECAY_EPOCHS, DECAY_EPOCHS_OF, in_proportion
 from helper.options import Resolved
 from models.any import source_of
@@ -45,7 +46,7 @@ def make_experiment(kind: str, setting: Setting, title: str, source: str = "") -
         options=identity,
         data=setting.fingerprint,
         source=source,
-        code=tuple(sorted(code_versions(options).items())),
+        code=tuple(sorted(code_versions(kind, options).items())),
         title=title,
         unusual=tuple(unusual),
         trial=options.trial,
@@ -128,10 +129,12 @@ def every_part(options: Resolved) -> list[type]:
     return [METHODS["kd"].Options, method.Options, *around, *views]
 
 
-def code_versions(options: Resolved) -> dict[str, str]:
-    """Versions of code that changes numbers: of the augmentation, and of chosen files that are no
-    part of a commit of this toolkit: methods, views and networks of one's own."""
+def code_versions(kind: str, options: Resolved) -> dict[str, str]:
+    """Versions of code that changes numbers: of the augmentation and the probe, and of chosen files
+    that are no part of a commit of this toolkit: methods, views and networks of one's own."""
     versions = {"augmentation": str(AUGMENTATION_VERSION)}
+    if kind == "probe":
+        versions["probe"] = str(PROBE_VERSION)
     chosen = {}
     if "distill" in options.values:
         chosen[f"method {options.distill}"] = METHODS[options.distill]

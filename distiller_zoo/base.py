@@ -20,6 +20,13 @@ class Rows(NamedTuple):
     student: Tensor  # (V, B, K)
     teacher: Tensor  # (V, B, K)
     weight: Tensor  # (V, B), share of each row in the loss of its sample
+    # Student's and teacher's without noise and not standardised, (V, B, K) each; None: they are so.
+    unchanged: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def plain(self) -> tuple[Tensor, Tensor]:
+        """Student's and teacher's logits of each row as the networks gave them, (V, B, K) each."""
+        return self.unchanged or (self.student, self.teacher)
 
 
 class View:
@@ -30,7 +37,8 @@ class View:
     """
 
     order: ClassVar[int] = 0
-    # Made of (options, setup, method) in place of a method that reads features; has `Options`.
+    # Made of (options, setup, method) in place of a method that reads features, and refused around
+    # one that reads others than `wrapper.reads`; has `Options`.
     wrapper: ClassVar["type[Distiller] | None"] = None
 
     @dataclass(frozen=True)
@@ -80,6 +88,8 @@ class Distiller(nn.Module):
     """
 
     recipe: ClassVar[Recipe] = Recipe()
+    # Names of the features that its losses read of either network; empty: unknown, maybe all.
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     @dataclass(frozen=True)
     class Options:
@@ -89,6 +99,14 @@ class Distiller(nn.Module):
         super().__init__()
         self.options = options
         self.parts: dict[str, Tensor] = {}  # of the last loss, to be logged; detached scalars
+
+    @property
+    def teacher_mode(self) -> str:
+        """Mode of the teacher's BatchNorm while the student trains: "eval" or "train".
+
+        In train they normalise by the batch; what they have learned stays as it is.
+        """
+        return "eval"
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """Features of one batch -> scalar."""
@@ -120,8 +138,12 @@ class Distiller(nn.Module):
 
 
 class LogitDistiller(Distiller):
-    """A method on logits: says what one row costs; views say which rows there are."""
+    """A method on logits: says what one row costs; views say which rows there are.
 
+    A subclass implements `per_row`, or `row_losses` where it reads plain logits as well.
+    """
+
+    reads = frozenset({"logits"})
     temperature: ClassVar[str] = "kd_T"  # name of the option that is the method's temperature
 
     def __init__(self, options, setup):
@@ -132,11 +154,15 @@ class LogitDistiller(Distiller):
         """(M, K), (M, K), (M,) -> (M,)"""
         raise NotImplementedError
 
+    def row_losses(self, rows: Rows, labels: Tensor) -> Tensor:
+        """Rows of B samples, labels (B,) -> (V, B)"""
+        labels = labels.expand_as(rows.weight)  # (V, B)
+        loss = self.per_row(*(x.flatten(0, 1) for x in rows[:2]), labels.flatten())
+        return loss.view_as(rows.weight)
+
     def forward(self, student, teacher, batch):
         rows = apply_views(self.views, logit_rows(student, teacher), student, teacher, batch.labels)
-        labels = batch.labels.expand_as(rows.weight).flatten()
-        cost = self.per_row(rows.student.flatten(0, 1), rows.teacher.flatten(0, 1), labels)
-        return (rows.weight.flatten() * cost).sum() / len(batch.labels)
+        return (rows.weight * self.row_losses(rows, batch.labels)).sum() / len(batch.labels)
 
 
 def logit_rows(student: Features, teacher: Features) -> Rows:
@@ -155,22 +181,25 @@ def apply_views(
 
 
 def pair_stages(
-    student: Sequence[Tensor], teacher: Sequence[Tensor]
+    student: Sequence[Tensor], teacher: Sequence[Tensor], from_last: bool = False
 ) -> list[tuple[Tensor, Tensor]]:
-    """Stages paired from the first on; a warning names those that have no partner."""
+    """Stages paired from the first, or the last, on; a warning names those without a partner."""
+    n = min(len(student), len(teacher))
     if len(student) != len(teacher):
-        n = min(len(student), len(teacher))
         longer, who = (student, "student") if len(student) > n else (teacher, "teacher")
-        left_out = ", ".join(f"{i + 1} {tuple(longer[i].shape[1:])}" for i in range(n, len(longer)))
+        alone = range(len(longer) - n) if from_last else range(n, len(longer))
+        left_out = ", ".join(f"{i + 1} {tuple(longer[i].shape[1:])}" for i in alone)
         warnings.warn(
             f"student has {len(student)} stages, teacher {len(teacher)}: "
             f"the {who}'s stage {left_out} has no partner and is left out",
             stacklevel=2,
         )
+    if from_last:
+        student, teacher = student[len(student) - n :], teacher[len(teacher) - n :]
     return list(zip(student, teacher, strict=False))
 
 
-def count_stage_pairs(setup: Setup) -> int:
+def count_stage_pairs(setup: Setup, from_last: bool = False) -> int:
     """How many stages can be paired; warns of those that cannot.
 
     Raises ValueError where a network has no maps.
@@ -181,4 +210,4 @@ def count_stage_pairs(setup: Setup) -> int:
                 f"the {who} has no feature maps, only a vector of {tuple(shown.pooled.shape[1:])} "
                 "and logits: choose a method that reads those"
             )
-    return len(pair_stages(setup.student.stages, setup.teacher.stages))
+    return len(pair_stages(setup.student.stages, setup.teacher.stages, from_last))

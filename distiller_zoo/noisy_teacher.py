@@ -18,6 +18,8 @@ class NoisyTeacher(Distiller):
     each teacher.
     """
 
+    reads = frozenset({"logits", "pooled"})  # with maps in it the loss would only count again
+
     @dataclass(frozen=True)
     class Options:
         noisy_teachers: int = option(1, "noisy copies of the teacher's features", parse=count)
@@ -29,6 +31,10 @@ class NoisyTeacher(Distiller):
     def __init__(self, options, setup, method: Distiller):
         super().__init__(options, setup)
         self.method, self.recipe = method, method.recipe
+
+    @property
+    def teacher_mode(self):
+        return self.method.teacher_mode
 
     def forward(self, student, teacher, batch):
         copies = [self.noisy(teacher) for _ in range(self.options.noisy_teachers)]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from dataset.base import Batch
 from dataset.loader import Loader
@@ -15,7 +16,10 @@ from distiller_zoo.base import Distiller, Recipe
 from engine.device import Numerics
 from engine.distributed import gather_batch, world_size
 from engine.features import LazyFeatures
-from models.base import Classifier, Features
+from models.base import Classifier, Features, he_init
+
+PROBE_STD = 0.01  # of the weights of a linear probe at its start
+PROBE_VERSION = 2  # of how a probe is trained; raise it when its numbers change
 
 
 class Output(NamedTuple):
@@ -68,7 +72,9 @@ class Supervised(Task):
 class Distillation(Task):
     """gamma * CE + alpha * KD + beta * method; a term with no weight is not computed.
 
-    `name` is the method's: its term is logged under it, and its parts as NAME_PART.
+    `name` is the method's: its term is logged under it, and its parts as NAME_PART. The teacher
+    runs in eval; where the method's `teacher_mode` is "train", its BatchNorm alone normalises by
+    the batch while the student trains. What it has learned never changes.
     """
 
     def __init__(
@@ -82,6 +88,10 @@ class Distillation(Task):
     ):
         student, teacher = networks
         super().__init__(student, numerics)
+        batch_statistics = recipe.beta and method.teacher_mode == "train"
+        self.teacher_norms = batch_norms(teacher) if batch_statistics else []
+        for norm in self.teacher_norms:
+            norm.track_running_stats = False  # or a pass in train would move them
         self.teacher = numerics.place(teacher, "teacher").requires_grad_(False)
         self.run_teacher = numerics.compiled(teacher.features)
         self.kd, self.method = kd.to(numerics.device), method.to(numerics.device)
@@ -89,7 +99,9 @@ class Distillation(Task):
 
     def train(self, mode: bool = True) -> "Distillation":
         super().train(mode)
-        self.teacher.eval()  # its BatchNorm statistics stay as they were learned
+        self.teacher.eval()
+        for norm in self.teacher_norms:
+            norm.train(mode)
         return self
 
     def features(self, batch: Batch) -> tuple[Features, Features]:
@@ -143,6 +155,11 @@ def term_weights(recipe: Recipe, name: str, epoch: int) -> dict[str, float]:
     return {term: weight for term, weight in weights.items() if weight}
 
 
+def batch_norms(network: nn.Module) -> list[nn.Module]:
+    """Modules that have statistics of batches."""
+    return [module for module in network.modules() if isinstance(module, BatchNorm)]
+
+
 class FirstStage(Task):
     """What some methods train before the student's own turn: `Distiller.first_stage`.
 
@@ -183,13 +200,14 @@ class FirstStage(Task):
 
 
 class LinearProbe(Task):
-    """A frozen network and a new classifier on its pooled features.
+    """A frozen network and a new classifier on its pooled features, which starts N(0, 0.01^2).
 
     The backbone stays in eval: its BatchNorm is frozen as well, unlike in the published code.
     """
 
     def __init__(self, student: Classifier, numerics: Numerics):
         super().__init__(student.requires_grad_(False), numerics)
+        he_init(student.head, PROBE_STD)
         student.head.requires_grad_(True)
 
     def train(self, mode: bool = True) -> "LinearProbe":

@@ -23,7 +23,7 @@ class Features:
 
     stem: Tensor | None  # (B, C, H, W), the input of the first stage
     stages: Maps  # the output of each stage
-    preacts: Maps  # the same before the stage's last activation
+    preacts: Maps  # the same before the stage's last activation (and a channel shuffle behind it)
     last_map: Tensor | None  # (B, C, H, W), the map whose mean is `pooled`
     pooled: Tensor  # (B, C), the input of the classifier
     logits: Tensor  # (B, K)
@@ -101,16 +101,18 @@ class Classifier(nn.Module):
         )
 
 
-def run_stages(layers: Iterable[nn.Sequential], x: Tensor) -> tuple[Maps, Maps]:
-    """Run stages of blocks that do not apply their last ReLU, and apply it -> stages, preacts.
+def run_stages(
+    layers: Iterable[nn.Sequential], x: Tensor, activate: Callable[[Tensor], Tensor] = F.relu
+) -> tuple[Maps, Maps]:
+    """Run stages of blocks that do not apply their last activation -> stages, preacts.
 
-    x: (B, C, H, W). One map of each kind for each stage.
+    `activate` applies it. x: (B, C, H, W). One map of each kind for each stage.
     """
     stages, preacts = [], []
     for layer in layers:
         for block in layer:
             before = block(x)
-            x = F.relu(before)
+            x = activate(before)
         stages.append(x)
         preacts.append(before)
     return tuple(stages), tuple(preacts)

@@ -16,10 +16,10 @@ STAGES = ((116, 3), (232, 7), (464, 3))  # channels, units after the one with st
 
 
 class Unit(nn.Module):
-    """Convolves half of the channels and keeps the other half, without the last ReLU.
+    """Convolves half of the channels and keeps the other half, without the last ReLU and shuffle.
 
-    (B, C, H, W) -> the same shape. The kept half is an output of ReLU already, so that the ReLU
-    after the unit does not change it.
+    (B, C, H, W) -> the same shape, the kept half first. That half is an output of ReLU already, so
+    that the ReLU after the unit does not change it.
     """
 
     def __init__(self, channels: int):
@@ -37,11 +37,14 @@ class Unit(nn.Module):
         new = F.relu(self.bn1(self.conv1(new)))
         new = self.bn2(self.conv2(new))
         new = self.bn3(self.conv3(new))
-        return F.channel_shuffle(torch.cat([kept, new], dim=1), 2)
+        return torch.cat([kept, new], dim=1)
 
 
 class DownUnit(nn.Module):
-    """Two branches with stride 2, without the last ReLU: (B, C, H, W) -> (B, C', H/2, W/2)."""
+    """Two branches with stride 2, without the last ReLU and shuffle.
+
+    (B, C, H, W) -> (B, C', H/2, W/2)
+    """
 
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
@@ -61,12 +64,20 @@ class DownUnit(nn.Module):
         left = self.bn2(self.conv2(self.bn1(self.conv1(x))))
         right = F.relu(self.bn3(self.conv3(x)))
         right = self.bn5(self.conv5(self.bn4(self.conv4(right))))
-        return F.channel_shuffle(torch.cat([left, right], dim=1), 2)
+        return torch.cat([left, right], dim=1)
+
+
+def relu_and_shuffle(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, H, W): channels of both halves in turn."""
+    return F.channel_shuffle(F.relu(x), 2)
 
 
 @MODELS.register("ShuffleV2")
 class ShuffleV2(Classifier):
-    """Three stages, the first unit of each with stride 2, and a last 1x1 convolution."""
+    """Three stages, the first unit of each with stride 2, and a last 1x1 convolution.
+
+    The channels of `preacts` are in the order before the shuffle, as in the published code.
+    """
 
     learning_rate = 0.01
     head_name = "linear"
@@ -87,7 +98,8 @@ class ShuffleV2(Classifier):
 
     def features(self, x):
         stem = F.relu(self.bn1(self.conv1(x)))  # (B, C, H, W)
-        stages, preacts = run_stages((self.layer1, self.layer2, self.layer3), stem)
+        layers = self.layer1, self.layer2, self.layer3
+        stages, preacts = run_stages(layers, stem, relu_and_shuffle)
         last_map = F.relu(self.bn2(self.conv2(stages[-1])))
         pooled = last_map.mean(dim=(2, 3))  # (B, C)
         logits = self.linear(pooled)

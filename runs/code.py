@@ -72,7 +72,7 @@ def git(*arguments: str) -> str:
     """What git prints in the folder of the toolkit; "" where that is no repository of its own."""
 
     def run(*words):
-        command = ["git", "-C", str(CODE), *words]
+        command = ["git", "--no-optional-locks", "-C", str(CODE), *words]  # leaves no index.lock
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     try:

@@ -251,6 +251,16 @@ def test_a_probe_trains_the_classifier_alone():
     assert not any(m.training for m in network.modules() if isinstance(m, nn.BatchNorm2d))
 
 
+@pytest.mark.parametrize("name", ["resnet8x4", "MobileNetV2", "vgg8"])
+def test_the_classifier_of_a_probe_starts_as_published(name):
+    network = MODELS[name](200)
+    nn.init.ones_(list(network.head.parameters())[0])
+    LinearProbe(network, Numerics(torch.device("cpu")))
+    weight, bias = network.head.parameters()
+    assert weight.std().item() == pytest.approx(0.01, rel=0.03)
+    assert torch.equal(bias, torch.zeros(200))
+
+
 def test_a_probe_is_evaluated_on_features_that_are_computed_once():
     network = MODELS["vgg8"](4)
     probe = LinearProbe(network, Numerics(torch.device("cpu")))

@@ -6,6 +6,7 @@ import torch
 from cli import objective, parse
 from engine.recipe import make_schedule as schedule
 from helper.errors import UserError
+from models.any import learning_rate
 
 
 def student(line):
@@ -69,10 +70,19 @@ def test_decays_move_with_the_number_of_epochs():
     assert rates("--learning_rate 0.3")(1) == 0.3
 
 
+PROBE_RATES = {
+    "resnet8x4": 0.05, "vgg8": 0.05, "wrn_16_2": 0.05, "torchvision:resnet18": 0.05,
+    "MobileNetV2": 0.01, "ShuffleV1": 0.01, "ShuffleV2": 0.01,
+}  # fmt: skip
+
+
 def test_the_probe_has_a_recipe_of_its_own():
     options = parse.parse_transfer(["--path_s", "x.pth"])
     assert (options.epochs, options.lr_decay_epochs) == (120, (30, 60, 90))
-    assert options.learning_rate == 0.05
+    for network, rate in PROBE_RATES.items():
+        assert schedule(options, learning_rate(network)).start == rate
+        typed = parse.parse_transfer(["--path_s", "x.pth", "--learning_rate", "0.2"])
+        assert schedule(typed, learning_rate(network)).start == 0.2
     assert parse.parse_transfer(["--epochs", "12"]).lr_decay_epochs == (3, 6, 9)
     assert parse.parse_transfer(["--epochs", "1"]).lr_decay_epochs == (1, 1, 1)  # after the run
 

@@ -4,14 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cli.parse import parse_student
 from distiller_zoo.nkd import NKD
-from tests.adapters import bare_setup, only_logits
+from tests.adapters import bare_setup, only_logits, row_losses
 
 SETUP = replace(bare_setup(), student=only_logits(torch.zeros(2, 10)))
 
 
 def nkd(**options):
-    return NKD(NKD.Options(**options), SETUP).per_row
+    return row_losses(NKD(NKD.Options(**options), SETUP))
 
 
 def test_a_teacher_that_is_certain_gives_cross_entropy():
@@ -38,6 +39,21 @@ def test_finite_for_huge_logits():
     loss.sum().backward()
     assert loss.isfinite().all()
     assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "settings"),
+    [
+        ("", (1, 1.5)),
+        ("--sdd 1,2", (4, 8)),
+        ("--sdd 1,2,4 --nkd_T 2", (2, 8)),
+        ("--sdd 1,2 --logit_stand", (2, 8)),
+        ("--sdd 1,2 --no_pair_defaults", (1, 1.5)),
+    ],
+)
+def test_settings_behind_scale_decoupling(flags, settings):
+    options = parse_student(f"--distill nkd {flags}".split())
+    assert (options.nkd_T, options.nkd_gamma) == settings
 
 
 def test_two_classes_have_no_others():

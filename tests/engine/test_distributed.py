@@ -27,6 +27,7 @@ METHODS = {
     "dkd": "--distill dkd --sdd 1,2 --tekap",
     "hint": "--distill hint --hint_layer 1",
     "abound": "--distill abound --init_epochs 1",
+    "ofd": "--distill ofd",
 }
 # 27 images in batches of 8: the last one has 3, which 2 processes cannot share evenly.
 FAKE = "--dataset fake --fake_size 27 --fake_classes 4 --image_size 16 --batch_size 8"

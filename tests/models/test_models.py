@@ -69,6 +69,19 @@ def test_values_are_the_published_ones(name, size, dtype):
         assert f"{prefix}/{kind}.{i + 1}/mean" not in FORWARD, "a stage is missing"
 
 
+def test_pre_activations_of_shufflenet_v2_are_in_the_order_before_the_shuffle():
+    """The last BatchNorms of a stage's last unit are its second half; shuffling gives the stage."""
+    network, given = MODELS["ShuffleV2"](7).eval(), {}
+    layers = network.layer1, network.layer2, network.layer3
+    for layer in layers:
+        layer[-1].bn3.register_forward_hook(lambda m, _, out: given.__setitem__(m, out))
+    shown = network.features(torch.randn(2, 3, 32, 32))
+    for layer, preact, stage in zip(layers, shown.preacts, shown.stages, strict=True):
+        assert torch.equal(preact.chunk(2, dim=1)[1], given[layer[-1].bn3])
+        assert torch.equal(nn.functional.channel_shuffle(preact.relu(), 2), stage)
+        assert not torch.equal(preact.relu(), stage)
+
+
 @pytest.mark.parametrize("name", list(MODELS))
 def test_contract_of_features(name):
     network = MODELS[name](7).train()
