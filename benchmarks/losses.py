@@ -142,7 +142,7 @@ def of_ofd(scene):
 
 def of_reviewkd(scene):
     method = scene.method("reviewkd")
-    s, t = method.levels(scene.student), method.levels(scene.teacher)
+    s, t = method.levels_of_student(scene.student), method.levels_of_teacher(scene.teacher)
     return lambda: forms.reviewkd.reviewkd(method.fusions, s, t)
 
 

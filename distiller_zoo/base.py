@@ -90,6 +90,14 @@ class Distiller(nn.Module):
         self.options = options
         self.parts: dict[str, Tensor] = {}  # of the last loss, to be logged; detached scalars
 
+    @property
+    def teacher_mode(self) -> str:
+        """Mode of the teacher's BatchNorm while the student trains: "eval" or "train".
+
+        In train they normalise by the batch; what they have learned stays as it is.
+        """
+        return "eval"
+
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """Features of one batch -> scalar."""
         raise NotImplementedError
@@ -155,22 +163,25 @@ def apply_views(
 
 
 def pair_stages(
-    student: Sequence[Tensor], teacher: Sequence[Tensor]
+    student: Sequence[Tensor], teacher: Sequence[Tensor], from_last: bool = False
 ) -> list[tuple[Tensor, Tensor]]:
-    """Stages paired from the first on; a warning names those that have no partner."""
+    """Stages paired from the first, or the last, on; a warning names those without a partner."""
+    n = min(len(student), len(teacher))
     if len(student) != len(teacher):
-        n = min(len(student), len(teacher))
         longer, who = (student, "student") if len(student) > n else (teacher, "teacher")
-        left_out = ", ".join(f"{i + 1} {tuple(longer[i].shape[1:])}" for i in range(n, len(longer)))
+        alone = range(len(longer) - n) if from_last else range(n, len(longer))
+        left_out = ", ".join(f"{i + 1} {tuple(longer[i].shape[1:])}" for i in alone)
         warnings.warn(
             f"student has {len(student)} stages, teacher {len(teacher)}: "
             f"the {who}'s stage {left_out} has no partner and is left out",
             stacklevel=2,
         )
+    if from_last:
+        student, teacher = student[len(student) - n :], teacher[len(teacher) - n :]
     return list(zip(student, teacher, strict=False))
 
 
-def count_stage_pairs(setup: Setup) -> int:
+def count_stage_pairs(setup: Setup, from_last: bool = False) -> int:
     """How many stages can be paired; warns of those that cannot.
 
     Raises ValueError where a network has no maps.
@@ -181,4 +192,4 @@ def count_stage_pairs(setup: Setup) -> int:
                 f"the {who} has no feature maps, only a vector of {tuple(shown.pooled.shape[1:])} "
                 "and logits: choose a method that reads those"
             )
-    return len(pair_stages(setup.student.stages, setup.teacher.stages))
+    return len(pair_stages(setup.student.stages, setup.teacher.stages, from_last))

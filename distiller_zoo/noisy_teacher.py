@@ -30,6 +30,10 @@ class NoisyTeacher(Distiller):
         super().__init__(options, setup)
         self.method, self.recipe = method, method.recipe
 
+    @property
+    def teacher_mode(self):
+        return self.method.teacher_mode
+
     def forward(self, student, teacher, batch):
         copies = [self.noisy(teacher) for _ in range(self.options.noisy_teachers)]
         loss = self.method.of_teachers(student, [teacher, *copies], batch)

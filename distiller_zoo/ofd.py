@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -6,10 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helper.options import option, positive
+from models.base import he_init
 
 from . import METHODS
 from .base import Distiller, Recipe, count_stage_pairs
 
+IMAGENET = (("ResNet34", "ResNet18"), ("ResNet50", "MobileNetV1"))  # pairs: teacher, student
+WEIGHT_IMAGENET = 1e-4
 MIN_PROBABILITY = 0.001  # of a negative value, below which the margin is -3 standard deviations
 
 
@@ -21,7 +25,10 @@ class OFD(Distiller):
     teacher's after a margin ReLU, max(x, margin): positions where the teacher is not positive and
     the student is below the target have no loss. The margin of a channel is the mean of its
     BatchNorm's output where that is negative. Summed over the map, mean over the batch; each stage
-    weighs half of the next deeper one.
+    weighs half of the next deeper one; of unequal numbers of stages the last ones are paired.
+
+    As in the published code the teacher's BatchNorm normalises by the batch (`--ofd_teacher eval`:
+    by its stored statistics, which stay as they are in any case).
 
     Raises ValueError where a network has no maps, or the teacher no BatchNorm before them.
     Reference: megvii-research/mdistiller, mdistiller/distillers/OFD.py.
@@ -32,27 +39,50 @@ class OFD(Distiller):
     @dataclass(frozen=True)
     class Options:
         ofd_kernel: int = option(1, "size of the connectors' convolution", parse=positive)
+        ofd_teacher: str = option(
+            "train",
+            "the teacher's BatchNorm: statistics of the batch (train, as published) or stored ones",
+            choices=("train", "eval"),
+        )
 
     def __init__(self, options, setup):
         super().__init__(options, setup)
-        self.stages = count_stage_pairs(setup)
-        pairs = zip(setup.student.preacts, setup.teacher.preacts)
+        self.stages = count_stage_pairs(setup, from_last=True)
+        pairs = zip(self.last(setup.student.preacts), self.last(setup.teacher.preacts))
         self.connectors = nn.ModuleList(
             connector(s.shape[1], t.shape[1], options.ofd_kernel) for s, t in pairs
         )
-        for i, norm in enumerate(setup.teacher_net.preact_norms()[: self.stages]):
+        for i, norm in enumerate(self.last(setup.teacher_net.preact_norms())):
             self.register_buffer(f"margin_{i}", margin(norm.weight, norm.bias).float())
+
+    @staticmethod
+    def pair_defaults(teacher, student, views):
+        """The published weight for ImageNet's pairs."""
+        return {"beta": WEIGHT_IMAGENET} if (teacher, student) in IMAGENET else {}
+
+    @property
+    def teacher_mode(self):
+        return self.options.ofd_teacher
+
+    def last(self, of_stages: Sequence) -> Sequence:
+        """What belongs to the stages that are paired, the last ones."""
+        return of_stages[len(of_stages) - self.stages :]
 
     def forward(self, student, teacher, batch):
         margins = [getattr(self, f"margin_{i}") for i in range(self.stages)]
-        connected = [f(s) for f, s in zip(self.connectors, student.preacts)]
-        return ofd_loss(connected, teacher.preacts[: self.stages], margins)
+        connected = [f(s) for f, s in zip(self.connectors, self.last(student.preacts))]
+        return ofd_loss(connected, self.last(teacher.preacts), margins)
 
 
 def connector(c_s: int, c_t: int, kernel: int) -> nn.Sequential:
-    """1x1 (or larger) convolution and BatchNorm: (B, C, H, W) -> (B, C', H, W)"""
+    """1x1 (or larger) convolution and BatchNorm: (B, C, H, W) -> (B, C', H, W)
+
+    The convolution starts N(0, 2 / fan out), BatchNorm 1 and 0.
+    """
     convolution = nn.Conv2d(c_s, c_t, kernel, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(c_t))
+    layers = nn.Sequential(convolution, nn.BatchNorm2d(c_t))
+    he_init(layers)
+    return layers
 
 
 def margin(weight: Tensor, bias: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,18 @@ from .base import Distiller, Recipe, count_stage_pairs
 
 POOL_SIZES = (4, 2, 1)  # sides of the pooled maps that are compared as well
 MAX_CHANNELS = 512  # in which maps are fused
+# (teacher, student) -> weight of the loss where it is not 1 (published configurations).
+WEIGHT = {
+    ("resnet32x4", "resnet8x4"): 5.0,
+    ("resnet32x4", "ShuffleV1"): 5.0,
+    ("resnet32x4", "ShuffleV2"): 8.0,
+    ("resnet56", "resnet20"): 0.6,
+    ("wrn_40_2", "wrn_16_2"): 5.0,
+    ("wrn_40_2", "wrn_40_1"): 5.0,
+    ("wrn_40_2", "ShuffleV1"): 5.0,
+}
+# The same on ImageNet, where the student's stages are read before the activation.
+WEIGHT_IMAGENET = {("ResNet34", "ResNet18"): 1.0, ("ResNet50", "MobileNetV1"): 8.0}
 
 
 @METHODS.register("reviewkd")
@@ -22,6 +35,10 @@ class ReviewKD(Distiller):
     (attention-based fusion, ABF). Each fused map is compared with the teacher's stage by the
     hierarchical context loss (HCL): mean squared error of the maps and of poolings of them. The
     pooled vector is the deepest stage.
+
+    As in the published code the teacher's stages are read before their activation, and the
+    student's behind it, but on ImageNet before it as well (`--review_preacts`, which the published
+    pairs of ImageNet set).
 
     Raises ValueError where a network has no maps.
     Reference: megvii-research/mdistiller, mdistiller/distillers/ReviewKD.py.
@@ -34,25 +51,42 @@ class ReviewKD(Distiller):
         review_channels: int = option(
             MAX_CHANNELS, "most channels in which stages are fused", parse=positive
         )
+        review_preacts: bool = option(
+            False, "the student's stages before their activation too, as published for ImageNet"
+        )
 
     def __init__(self, options, setup):
         super().__init__(options, setup)
         self.stages = count_stage_pairs(setup)
-        s, t = self.levels(setup.student), self.levels(setup.teacher)
+        s, t = self.levels_of_student(setup.student), self.levels_of_teacher(setup.teacher)
         mid_channels = min(options.review_channels, s[-1].shape[1])
         self.fusions = fusions([x.shape[1] for x in s], [x.shape[1] for x in t], mid_channels)
 
     @staticmethod
     def pair_defaults(teacher, student, views):
-        return {"beta": 5.0} if (teacher, student) == ("resnet32x4", "resnet8x4") else {}
+        """Published weights; on ImageNet also which of the student's maps are read."""
+        pair = teacher, student
+        if pair in WEIGHT_IMAGENET:
+            return {"beta": WEIGHT_IMAGENET[pair], "review_preacts": True}
+        return {"beta": WEIGHT[pair]} if pair in WEIGHT else {}
 
-    def levels(self, features: Features) -> list[Tensor]:
-        """Stages, then the pooled vector as a 1x1 map: (B, C, H, W) each, from shallow to deep."""
-        return [*features.stages[: self.stages], features.pooled[:, :, None, None]]
+    def levels_of_student(self, student: Features) -> list[Tensor]:
+        """What is fused, (B, C, H, W) each, from shallow to deep."""
+        maps = student.preacts if self.options.review_preacts else student.stages
+        return levels(maps[: self.stages], student.pooled)
+
+    def levels_of_teacher(self, teacher: Features) -> list[Tensor]:
+        """What the fused maps are compared with, (B, C, H, W) each, from shallow to deep."""
+        return levels(teacher.preacts[: self.stages], teacher.pooled)
 
     def forward(self, student, teacher, batch):
-        s, t = self.levels(student), self.levels(teacher)
+        s, t = self.levels_of_student(student), self.levels_of_teacher(teacher)
         return sum(hcl_losses(fuse_levels(self.fusions, s, t), t))
+
+
+def levels(maps: Sequence[Tensor], pooled: Tensor) -> list[Tensor]:
+    """Maps (B, C, H, W) each, then the pooled vector (B, C) as a map of one place."""
+    return [*maps, pooled[:, :, None, None]]
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -78,6 +112,8 @@ class Fusion(nn.Module):
         self.att_conv = None
         if fuse:
             self.att_conv = nn.Sequential(nn.Conv2d(2 * c_mid, 2, 1), nn.Sigmoid())
+        for convolution in (self.conv1[0], self.conv2[0]):  # as published; att_conv as PyTorch does
+            nn.init.kaiming_uniform_(convolution.weight, a=1)
 
     def forward(self, x: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
         """Stage x (B, C, H, W), the deeper fused map (B, M, h, w), size (H', W') of the teacher's.

@@ -96,7 +96,7 @@ class Numerics:
 
     def place(self, network: nn.Module, role: str) -> nn.Module:
         """Move a network ("student" or "teacher") to the device, in the layout of its role."""
-        if self.sync_bn and role == "student":
+        if self.sync_bn:  # without effect in eval
             network = sync_batchnorm.synchronise(network)
         return network.to(self.device, memory_format=self._layout(role))
 

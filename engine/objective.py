@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from dataset.base import Batch
 from dataset.loader import Loader
@@ -67,7 +68,9 @@ class Supervised(Task):
 class Distillation(Task):
     """gamma * CE + alpha * KD + beta * method; a term with no weight is not computed.
 
-    `name` is the method's: its term is logged under it, and its parts as NAME_PART.
+    `name` is the method's: its term is logged under it, and its parts as NAME_PART. The teacher
+    runs in eval; where the method's `teacher_mode` is "train", its BatchNorm alone normalises by
+    the batch while the student trains. What it has learned never changes.
     """
 
     def __init__(
@@ -81,6 +84,10 @@ class Distillation(Task):
     ):
         student, teacher = networks
         super().__init__(student, numerics)
+        batch_statistics = recipe.beta and method.teacher_mode == "train"
+        self.teacher_norms = batch_norms(teacher) if batch_statistics else []
+        for norm in self.teacher_norms:
+            norm.track_running_stats = False  # or a pass in train would move them
         self.teacher = numerics.place(teacher, "teacher").requires_grad_(False)
         self.run_teacher = numerics.compiled(teacher.features)
         self.kd, self.method = kd.to(numerics.device), method.to(numerics.device)
@@ -88,7 +95,9 @@ class Distillation(Task):
 
     def train(self, mode: bool = True) -> "Distillation":
         super().train(mode)
-        self.teacher.eval()  # its BatchNorm statistics stay as they were learned
+        self.teacher.eval()
+        for norm in self.teacher_norms:
+            norm.train(mode)
         return self
 
     def features(self, batch: Batch) -> tuple[Features, Features]:
@@ -134,6 +143,11 @@ def term_weights(recipe: Recipe, name: str, epoch: int) -> dict[str, float]:
     if recipe.beta:
         weights[name] = ramp * recipe.beta
     return {term: weight for term, weight in weights.items() if weight}
+
+
+def batch_norms(network: nn.Module) -> list[nn.Module]:
+    """Modules that have statistics of batches."""
+    return [module for module in network.modules() if isinstance(module, BatchNorm)]
 
 
 class FirstStage(Task):

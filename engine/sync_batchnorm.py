@@ -27,15 +27,20 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         mean = AllReduce.apply(wide.sum(dim=(0, 2, 3))) / count  # (C,)
         centred = wide - mean[:, None, None]
         var = AllReduce.apply(centred.square().sum(dim=(0, 2, 3))) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            momentum = self.momentum
-            if momentum is None:
-                momentum = 1 / float(self.num_batches_tracked)
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(var * count / (count - 1), momentum)
+        if self.track_running_stats:
+            self.track(mean, var * count / (count - 1))
         scale = self.weight * (var + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def track(self, mean: Tensor, var: Tensor) -> None:
+        """Move the running statistics towards those of a batch, (C,) each."""
+        self.num_batches_tracked += 1
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(var, momentum)
 
 
 class AllReduce(torch.autograd.Function):

@@ -187,6 +187,7 @@ class Wrapped(Classifier):
         self._stages = tuple(Tap(c.name, c.number, "output") for c in stages)
         self._stage_shapes = tuple(tuple(c.output.shape[1:]) for c in stages)  # (C, H, W) each
         self._preacts = tuple(find_preact(calls, c) for c in stages)
+        self._norms = tuple(find_norm(calls, c) for c in stages)
         after = calls[calls.index(stages[-1]) + 1 :] if stages else [head]
         self._after_stages = {call.name for call in after if call.number == 0}
 
@@ -252,6 +253,14 @@ class Wrapped(Classifier):
             for name, parameter in self.named_parameters()
             if name.rpartition(".")[0] not in self._after_stages
         ]
+
+    def preact_norms(self):
+        if unknown := [tap.label for tap, name in zip(self._preacts, self._norms) if not name]:
+            raise ValueError(
+                f"{type(self.network).__name__} has no BatchNorm right before the activation of "
+                f"{len(unknown)} of its {len(self._norms)} stages ({', '.join(unknown)})"
+            )
+        return tuple(self.network.get_submodule(name) for name in self._norms)
 
 
 def record_calls(network: nn.Module, name: str, image_size: int) -> tuple[list[Call], Tensor]:
@@ -350,7 +359,24 @@ def in_downsampling_block(call: Call, calls: list[Call]) -> bool:
 
 def find_preact(calls: list[Call], stage: Call) -> Tap:
     """The input of the activation whose output is a stage's map; the map itself without one."""
-    for call in calls:
-        if call.output is stage.output and isinstance(call.module, ACTIVATIONS):
-            return Tap(call.name, call.number, "input")
+    if activation := find_activation(calls, stage):
+        return Tap(activation.name, activation.number, "input")
     return Tap(stage.name, stage.number, "output")
+
+
+def find_activation(calls: list[Call], stage: Call) -> Call | None:
+    """The call of an activation whose output is a stage's map."""
+    ends = [c for c in calls if c.output is stage.output and isinstance(c.module, ACTIVATIONS)]
+    return ends[0] if ends else None
+
+
+def find_norm(calls: list[Call], stage: Call) -> str | None:
+    """The BatchNorm whose output is a stage's pre-activation, by name.
+
+    Where a block adds its shortcut to that output in place, as torchvision's ResNets do, it is the
+    same tensor.
+    """
+    activation = find_activation(calls, stage)
+    preact = activation.input if activation else stage.output
+    norms = [c for c in calls if c.output is preact and isinstance(c.module, nn.BatchNorm2d)]
+    return norms[0].name if norms else None

@@ -1,3 +1,4 @@
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,13 +7,20 @@ import torch
 from torch import nn
 
 from benchmarks.literal import ofd as literal
-from distiller_zoo.base import Setup
-from distiller_zoo.ofd import OFD, margin, ofd_loss, partial_l2
+from cli.parse import parse_student
+from dataset.base import Batch
+from distiller_zoo.base import Recipe, Setup
+from distiller_zoo.kd import KD
+from distiller_zoo.ofd import OFD, connector, margin, ofd_loss, partial_l2
+from engine.device import Numerics
+from engine.objective import Distillation
 from models import MODELS
-from tests.adapters import Case, index
+from models.any import build
+from tests.adapters import Case, bare_setup, index
 from tests.adapters.features import load, maps
 from tests.adapters.fsp import only_maps
 
+NUMERICS = Numerics(torch.device("cpu"))
 CASES = {e["case"]: e for e in index()["cases"] if e["method"] == "ofd"}
 
 
@@ -83,6 +91,93 @@ def test_is_finite_where_a_norm_has_no_weight():
     loss.backward()
     assert loss.isfinite()
     assert student.preacts[0].grad.isfinite().all()
+
+
+def test_connectors_start_as_published():
+    """N(0, 2 / (k^2 c_out)); BatchNorm 1 and 0."""
+    convolution, norm = connector(48, 96, 3)
+    assert convolution.weight.std().item() == pytest.approx((2 / (9 * 96)) ** 0.5, rel=0.02)
+    assert abs(convolution.weight.mean().item()) < 0.001
+    assert torch.equal(norm.weight, torch.ones(96))
+    assert torch.equal(norm.bias, torch.zeros(96))
+
+
+def test_unequal_numbers_of_stages_are_paired_from_the_last():
+    student = only_maps(None, [torch.randn(4, c, n, n) for c, n in ((2, 8), (3, 4))])
+    teacher = only_maps(None, [torch.randn(4, c, n, n) for c, n in ((4, 16), (5, 8), (6, 4))])
+    norms = [nn.BatchNorm2d(c) for c in (4, 5, 6)]
+    with pytest.warns(UserWarning, match=r"the teacher's stage 1 \(4, 16, 16\) has no partner"):
+        method = method_of(student, teacher, norms)
+    assert [c[0].weight.shape[:2] for c in method.connectors] == [(5, 2), (6, 3)]
+    assert [method.margin_0.shape[1], method.margin_1.shape[1]] == [5, 6]
+    loss = method.eval()(student, teacher, None)
+    last_two = only_maps(None, teacher.preacts[1:])
+    torch.testing.assert_close(method(student, last_two, None), loss)
+    norms = [nn.BatchNorm2d(c) for c in (2, 3)]
+    with pytest.warns(UserWarning, match=r"the student's stage 1 \(4, 16, 16\) has no partner"):
+        method = method_of(teacher, student, norms)
+    assert method(teacher, student, None).isfinite()
+
+
+def test_imagenet_pairs_have_their_weight():
+    line = "--distill ofd --dataset imagenet --model_t ResNet34 --model_s ResNet18"
+    assert parse_student(line.split()).beta == 1e-4
+    line = "--distill ofd --dataset imagenet --model_t ResNet50 --model_s MobileNetV1"
+    assert parse_student(line.split()).beta == 1e-4
+    assert parse_student(["--distill", "ofd"]).beta == 1e-3
+
+
+def test_runs_on_networks_of_imagenet():
+    teacher, student = build("torchvision:resnet34", 7, 64), MODELS["MobileNetV1"](7)
+    images = torch.randn(2, 3, 64, 64)
+    shown = student.eval().features(images), teacher.eval().features(images)
+    method = OFD(OFD.Options(), Setup(*shown, student, teacher, None))
+    assert len(method.connectors) == 4
+    assert method(*shown, None).isfinite()
+
+
+def distillation(**options):
+    student, teacher = MODELS["resnet8"](10), MODELS["resnet14"](10)
+    images = torch.randn(2, 3, 32, 32)
+    shown = student.eval().features(images), teacher.eval().features(images)
+    method = OFD(OFD.Options(**options), Setup(*shown, student, teacher, None))
+    kd = KD(KD.Options(), bare_setup())
+    return Distillation((student, teacher), kd, method, "ofd", OFD.recipe, NUMERICS)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_the_teacher_normalises_by_the_batch_and_keeps_what_it_learned(mode):
+    task = distillation(ofd_teacher=mode)
+    teacher, twin = task.teacher, copy.deepcopy(task.teacher)
+    kept = {name: value.clone() for name, value in teacher.state_dict().items()}
+    batch = Batch(3 * torch.randn(6, 3, 32, 32) + 1, torch.arange(6), torch.arange(6))
+    for _ in range(2):
+        task.train()
+        norms = [m for m in teacher.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert {m.training for m in norms} == {mode == "train"}
+        assert not any(m.training for m in teacher.modules() if m not in norms)
+        loss = task(batch, 1).terms["ofd"]
+        shown = task.features(batch)[1].preacts
+        with torch.no_grad():
+            wanted = copy.deepcopy(twin).train(mode == "train").features(batch.images).preacts
+        for got, expected in zip(shown, wanted, strict=True):
+            torch.testing.assert_close(got, expected)
+        assert loss.isfinite()
+        assert all(torch.equal(value, kept[name]) for name, value in teacher.state_dict().items())
+        task.eval()
+        assert not any(module.training for module in teacher.modules())
+        with torch.no_grad():
+            evaluated = [network.eval()(batch.images) for network in (teacher, twin)]
+        torch.testing.assert_close(*evaluated)
+
+
+def test_without_a_weight_the_teacher_stays_in_eval():
+    task = distillation()
+    twin = Distillation(
+        (task.student, MODELS["resnet14"](10)), task.kd, task.method, "ofd",
+        Recipe(alpha=1.0, beta=0.0), NUMERICS,
+    ).train()  # fmt: skip
+    assert not any(module.training for module in twin.teacher.modules())
 
 
 def test_a_teacher_without_norms_before_its_activations_is_refused():

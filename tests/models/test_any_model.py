@@ -161,6 +161,29 @@ def test_a_transformer_has_logits_and_no_maps():
         shown.region_logits((1, 2))
 
 
+@pytest.mark.parametrize(
+    ("name", "blocks", "norm"),
+    [("resnet18", (1, 1, 1, 1), "bn2"), ("resnet50", (2, 3, 5, 2), "bn3")],
+)
+def test_the_norms_before_the_activations_of_a_resnet(name, blocks, norm):
+    """The last of each stage's last block; the shortcut is added to what it gives."""
+    network = build(f"torchvision:{name}", 7, 64).eval()
+    modules = {id(module): key for key, module in network.named_modules()}
+    found = [modules[id(module)] for module in network.preact_norms()]
+    assert found == [f"layer{i}.{block}.{norm}" for i, block in enumerate(blocks, start=1)]
+    images = torch.randn(2, 3, 64, 64)
+    assert all((before < 0).any() for before in network.features(images).preacts)
+    for module in network.preact_norms():  # what is left then is the shortcut, behind a ReLU
+        nn.init.zeros_(module.weight)
+    assert not any((before < 0).any() for before in network.features(images).preacts)
+
+
+@pytest.mark.parametrize("name", ["torchvision:mobilenet_v2", f"{HERE}:Functional"])
+def test_a_network_without_norms_before_its_activations_says_so(name):
+    with pytest.raises(ValueError, match="has no BatchNorm right before the activation of"):
+        build(name, 7, 64).preact_norms()
+
+
 def test_the_state_is_that_of_the_network_alone():
     network, plain = build(f"{HERE}:Functional", 7, 32), Functional(7)
     assert list(network.state_dict()) == list(plain.state_dict())
