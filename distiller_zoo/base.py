@@ -20,6 +20,13 @@ class Rows(NamedTuple):
     student: Tensor  # (V, B, K)
     teacher: Tensor  # (V, B, K)
     weight: Tensor  # (V, B), share of each row in the loss of its sample
+    # Student's and teacher's without noise and not standardised, (V, B, K) each; None: they are so.
+    unchanged: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def plain(self) -> tuple[Tensor, Tensor]:
+        """Student's and teacher's logits of each row as the networks gave them, (V, B, K) each."""
+        return self.unchanged or (self.student, self.teacher)
 
 
 class View:
@@ -128,7 +135,10 @@ class Distiller(nn.Module):
 
 
 class LogitDistiller(Distiller):
-    """A method on logits: says what one row costs; views say which rows there are."""
+    """A method on logits: says what one row costs; views say which rows there are.
+
+    A subclass implements `per_row`, or `row_losses` where it reads plain logits as well.
+    """
 
     temperature: ClassVar[str] = "kd_T"  # name of the option that is the method's temperature
 
@@ -140,11 +150,15 @@ class LogitDistiller(Distiller):
         """(M, K), (M, K), (M,) -> (M,)"""
         raise NotImplementedError
 
+    def row_losses(self, rows: Rows, labels: Tensor) -> Tensor:
+        """Rows of B samples, labels (B,) -> (V, B)"""
+        labels = labels.expand_as(rows.weight)  # (V, B)
+        loss = self.per_row(*(x.flatten(0, 1) for x in rows[:2]), labels.flatten())
+        return loss.view_as(rows.weight)
+
     def forward(self, student, teacher, batch):
         rows = apply_views(self.views, logit_rows(student, teacher), student, teacher, batch.labels)
-        labels = batch.labels.expand_as(rows.weight).flatten()
-        cost = self.per_row(rows.student.flatten(0, 1), rows.teacher.flatten(0, 1), labels)
-        return (rows.weight.flatten() * cost).sum() / len(batch.labels)
+        return (rows.weight * self.row_losses(rows, batch.labels)).sum() / len(batch.labels)
 
 
 def logit_rows(student: Features, teacher: Features) -> Rows:

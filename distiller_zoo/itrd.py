@@ -20,7 +20,8 @@ class ITRD(Distiller):
     matrices of cosines between samples, scaled to trace 1. It reads the student's own features
     where they are as wide as the teacher's, else the mapped ones.
 
-    Reference: giakoumoglou/distillers, ITRD.
+    The weights are the paper's. Reference: giakoumoglou/distillers, ITRD, which names them and adds
+    both losses without (`--itrd_correlation 1 --itrd_mutual 1`).
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0)
@@ -28,8 +29,8 @@ class ITRD(Distiller):
     @dataclass(frozen=True)
     class Options:
         itrd_alpha: float = option(1.5, "order of the correlation part", parse=positive_number)
-        itrd_correlation: float = option(1.0, "weight of the correlation part", parse=not_negative)
-        itrd_mutual: float = option(1.0, "weight of the mutual information", parse=not_negative)
+        itrd_correlation: float = option(2.0, "weight of the correlation part", parse=not_negative)
+        itrd_mutual: float = option(0.05, "weight of the mutual information", parse=not_negative)
 
     def __init__(self, options, setup):
         super().__init__(options, setup)

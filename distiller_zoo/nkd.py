@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import torch.nn.functional as F
+from torch import Tensor
 
 from helper.options import not_negative, option, positive_number
 
@@ -13,7 +14,8 @@ from .rows import check_class_count, mask_class
 class NKD(LogitDistiller):
     """Yang et al., From Knowledge Distillation to Self-Knowledge Distillation, ICCV 2023.
 
-    Target term: cross-entropy with the label times the teacher's probability of it, at T = 1.
+    Target term: cross-entropy with the label times the teacher's probability of it, at T = 1. That
+    probability comes from the plain logits where a view adds noise or standardises.
     Other-classes term, times gamma * T^2: cross-entropy between the teacher's and the student's
     probabilities among the other classes at T. Mean over the batch.
 
@@ -36,13 +38,20 @@ class NKD(LogitDistiller):
         super().__init__(options, setup)
         check_class_count(setup.student.logits.shape[1])
 
-    def per_row(self, student, teacher, labels):
-        """(M, K), (M, K), (M,) -> (M,)"""
-        o, at_label = self.options, labels[:, None]
-        log_p = F.log_softmax(student, dim=1).gather(1, at_label)[:, 0]
-        target = -F.softmax(teacher, dim=1).gather(1, at_label)[:, 0] * log_p
+    def row_losses(self, rows, labels):
+        labels = labels.expand_as(rows.weight).flatten()  # (M,)
+        student, teacher, plain_teacher = (
+            x.flatten(0, 1) for x in (rows.student, rows.teacher, rows.plain[1])
+        )  # (M, K)
+        q = F.softmax(plain_teacher, dim=1).gather(1, labels[:, None])[:, 0]
+        target = q * F.cross_entropy(student, labels, reduction="none")
+        others = self.others_losses(student, teacher, labels)
+        return (target + self.options.nkd_gamma * others).view_as(rows.weight)
+
+    def others_losses(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        """The other-classes term, unweighted: (M, K), (M, K), (M,) -> (M,)"""
+        o = self.options
         s, t = student / o.nkd_T, teacher / o.nkd_T
         if not o.nkd_keep_target:
             s, t = mask_class(s, labels), mask_class(t, labels)
-        others = -(F.softmax(t, dim=1) * F.log_softmax(s, dim=1)).sum(dim=1)
-        return target + o.nkd_gamma * o.nkd_T**2 * others
+        return -(o.nkd_T**2) * (F.softmax(t, dim=1) * F.log_softmax(s, dim=1)).sum(dim=1)

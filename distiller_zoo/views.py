@@ -93,12 +93,14 @@ class Tekap(View):
 
     def __call__(self, rows, student, teacher, labels):
         n, noise = self.options.tekap_copies, self.options.tekap_noise
+        plain = tuple(x.repeat(n + 1, 1, 1) for x in rows.plain)
         clean = rows.teacher.expand(n, *rows.teacher.shape)  # (n, V, B, K)
         noisy = (1 - noise) * clean + noise * torch.randn_like(clean)
         return Rows(
             rows.student.repeat(n + 1, 1, 1),
             torch.cat([rows.teacher, noisy.flatten(0, 1)]),
             torch.cat([rows.weight, self.options.tekap_weight * rows.weight.repeat(n, 1)]),
+            plain,
         )
 
 
@@ -132,7 +134,7 @@ class LogitStandardization(View):
         }
 
     def __call__(self, rows, student, teacher, labels):
-        return rows._replace(student=z_score(rows.student), teacher=z_score(rows.teacher))
+        return Rows(z_score(rows.student), z_score(rows.teacher), rows.weight, rows.plain)
 
 
 def z_score(x: Tensor, eps: float = 1e-7) -> Tensor:

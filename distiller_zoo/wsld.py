@@ -17,7 +17,9 @@ class WSLD(LogitDistiller):
     Cross-entropy of the student's probabilities with the teacher's at temperature T, times T^2,
     mean over the batch. A sample has weight 1 - exp(-loss_s / loss_t), the cross-entropies of
     student and teacher with the label at temperature 1, so that samples on which the student is
-    better than the teacher weigh little. The weights have no gradient.
+    better than the teacher weigh little. The weights have no gradient; they come from the plain
+    logits where a view adds noise or standardises, and of scale decoupling's regions from those of
+    the region.
 
     Reference: giakoumoglou/distillers, WSLD.
     """
@@ -26,13 +28,18 @@ class WSLD(LogitDistiller):
 
     @dataclass(frozen=True)
     class Options:
-        kd_T: float = option(4.0, "temperature of both softmaxes", parse=positive_number)
+        kd_T: float = option(2.0, "temperature of both softmaxes", parse=positive_number)
 
     def per_row(self, student, teacher, labels):
-        """(M, K), (M, K), (M,) -> (M,)"""
+        """Without the weights of samples: (M, K), (M, K), (M,) -> (M,)"""
         T = self.options.kd_T
         soft = F.cross_entropy(student / T, F.softmax(teacher / T, dim=1), reduction="none")
-        return T**2 * weights(student.detach(), teacher, labels) * soft
+        return T**2 * soft
+
+    def row_losses(self, rows, labels):
+        student, teacher = (x.flatten(0, 1) for x in rows.plain)  # (M, K)
+        weight = weights(student.detach(), teacher, labels.expand_as(rows.weight).flatten())
+        return weight.view_as(rows.weight) * super().row_losses(rows, labels)
 
 
 def weights(student: Tensor, teacher: Tensor, labels: Tensor, eps: float = 1e-7) -> Tensor:

@@ -193,8 +193,13 @@ class Resolved:
 
 
 def resolve(classes, *layers: tuple[str, Mapping[str, Any]]) -> Resolved:
-    """Defaults of the dataclasses, overridden by each (origin, values) layer in turn."""
-    values = {f.name: f.default for cls in classes for f in fields(cls)}
+    """Defaults of the dataclasses, overridden by each (origin, values) layer in turn.
+
+    Of an option that several of them have, the first one's default counts, as in the help.
+    """
+    values = {}
+    for f in (f for cls in classes for f in fields(cls)):
+        values.setdefault(f.name, f.default)
     origin = dict.fromkeys(values, "default")
     for name, layer in layers:
         for key, value in layer.items():

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distiller_zoo.base import Setup
+from distiller_zoo.base import LogitDistiller, Rows, Setup
 from helper.registry import Registry
 from models.base import Features
 
@@ -63,6 +63,16 @@ def index() -> dict[str, Any]:
 def bare_setup(*views) -> Setup:
     """For methods that look at nothing before training."""
     return Setup(None, None, None, None, None, views)
+
+
+def row_losses(method: LogitDistiller) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """A method's losses of single rows: (M, K), (M, K), labels (M,) -> (M,)"""
+
+    def call(student, teacher, labels):
+        rows = Rows(student[None], teacher[None], torch.ones(1, len(labels)))
+        return method.row_losses(rows, labels)[0]
+
+    return call
 
 
 def only_logits(logits: Tensor) -> Features:

@@ -12,7 +12,7 @@ from .ega import only_pooled
 def itrd(case):
     student, teacher = only_pooled(case["f_s"]), only_pooled(case["f_t"])
     setup = replace(bare_setup(), student=student, teacher=teacher)
-    method = ITRD(ITRD.Options(case.hyper["alpha_it"]), setup).to(case.dtype)
+    method = ITRD(ITRD.Options(case.hyper["alpha_it"], 1.0, 1.0), setup).to(case.dtype)
     method.load_state_dict({name: case.state(name) for name in case.entry["state"]})
 
     def call():

@@ -61,7 +61,7 @@ def test_rkd_ignores_translation_rotation_and_scale():
 
 @pytest.mark.parametrize(
     ("name", "weights"),
-    [("rkd", (25, 50)), ("ega", (1.0, 0.3)), ("itrd", (1.0, 1.0)), ("dcd", (1.0, 0.5))],
+    [("rkd", (25, 50)), ("ega", (1.0, 0.3)), ("itrd", (0.05, 2.0)), ("dcd", (1.0, 0.5))],
 )
 def test_weighted_parts_add_up_to_the_loss(name, weights, setup):
     method = METHODS[name](METHODS[name].Options(), setup)

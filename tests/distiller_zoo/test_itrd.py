@@ -18,6 +18,15 @@ def itrd(c_s, c_t):
     return ITRD(ITRD.Options(), replace(bare_setup(), student=student, teacher=teacher))
 
 
+def test_settings_of_the_paper():
+    method = itrd(5, 7)
+    student, teacher = only_pooled(torch.randn(6, 5)), only_pooled(torch.randn(6, 7))
+    mutual, correlation = method.losses(student.pooled, teacher.pooled)
+    loss = method(student, teacher, None)
+    torch.testing.assert_close(loss, 0.05 * mutual + 2 * correlation)
+    assert method.options.itrd_alpha == 1.5
+
+
 def test_correlation_does_not_see_scale_and_shift_of_a_dimension():
     s, t = torch.randn(2, 8, 5).double()
     scale, shift = torch.rand(5) + 0.5, torch.randn(5)

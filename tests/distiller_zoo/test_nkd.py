@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from distiller_zoo.nkd import NKD
-from tests.adapters import bare_setup, only_logits
+from tests.adapters import bare_setup, only_logits, row_losses
 
 SETUP = replace(bare_setup(), student=only_logits(torch.zeros(2, 10)))
 
 
 def nkd(**options):
-    return NKD(NKD.Options(**options), SETUP).per_row
+    return row_losses(NKD(NKD.Options(**options), SETUP))
 
 
 def test_a_teacher_that_is_certain_gives_cross_entropy():

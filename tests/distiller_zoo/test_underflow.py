@@ -8,7 +8,7 @@ import torch
 from distiller_zoo.dkd import DKD
 from distiller_zoo.nkd import NKD
 from distiller_zoo.rld import RLD
-from tests.adapters import bare_setup, only_logits
+from tests.adapters import bare_setup, only_logits, row_losses
 
 K, LABEL, T = 10, 3, 4.0
 SETUP = replace(bare_setup(), student=only_logits(torch.zeros(2, K)))
@@ -72,7 +72,7 @@ def test_equals_sums_of_logarithms(method, by_hand, size, dtype):
     expected = torch.stack([by_hand(s, t) for s, t in zip(student, teacher)])
     student = student.to(dtype).requires_grad_()
     labels = torch.full((len(student),), LABEL)
-    loss = method(method.Options(), SETUP).per_row(student, teacher.to(dtype), labels)
+    loss = row_losses(method(method.Options(), SETUP))(student, teacher.to(dtype), labels)
     loss.sum().backward()
     assert student.grad.isfinite().all()
     rtol = 1e-9 if dtype == torch.float64 else 1e-4

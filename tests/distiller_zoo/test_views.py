@@ -1,10 +1,16 @@
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
 
-from distiller_zoo.base import Rows, pair_stages
+from dataset.base import Batch
+from distiller_zoo.base import Rows, apply_views, logit_rows, pair_stages
 from distiller_zoo.kd import KD
+from distiller_zoo.nkd import NKD
 from distiller_zoo.rows import kl
-from distiller_zoo.views import ScaleDecoupling, z_score
+from distiller_zoo.views import LogitStandardization, ScaleDecoupling, Tekap, z_score
+from distiller_zoo.wsld import WSLD, weights
 from tests.adapters import bare_setup, only_logits
 
 
@@ -85,3 +91,36 @@ def test_stages_without_a_partner_are_named():
     with pytest.warns(UserWarning, match=r"teacher's stage 2 \(16, 4, 4\), 3 \(32, 4, 4\) has no"):
         assert len(pair_stages(short, long)) == 1
     assert only_logits(torch.zeros(1, 2)).stages == ()
+
+
+def test_rows_keep_the_plain_logits_of_each():
+    views = [
+        Tekap(Tekap.Options(True, tekap_copies=2), bare_setup()),
+        LogitStandardization(LogitStandardization.Options(True), bare_setup()),
+    ]
+    student, teacher = only_logits(torch.randn(4, 10)), only_logits(torch.randn(4, 10))
+    rows = apply_views(views, logit_rows(student, teacher), student, teacher, torch.arange(4))
+    assert not torch.allclose(rows.teacher[0], rows.teacher[1])  # noise in it
+    torch.testing.assert_close(rows.student.std(dim=2), torch.ones(3, 4))
+    for plain, features in zip(rows.plain, (student, teacher), strict=True):
+        assert torch.equal(plain, features.logits.expand(3, 4, 10))
+
+
+@pytest.mark.parametrize("T", [1.0, 3.0])
+def test_weights_of_samples_do_not_change_when_logits_are_standardised(T):
+    """WSLD's, and the teacher's probability of the label in NKD: of the logits at temperature 1."""
+    student, teacher, labels = 3 * torch.randn(4, 10), 3 * torch.randn(4, 10), torch.arange(4)
+    s, t = z_score(student), z_score(teacher)
+    setup = replace(bare_setup(), student=only_logits(student))
+    view = LogitStandardization(LogitStandardization.Options(True), setup)
+    setup = replace(setup, views=(view,))
+
+    def loss(method):
+        return method(only_logits(student), only_logits(teacher), Batch(None, labels, None))
+
+    soft = F.cross_entropy(s / T, F.softmax(t / T, dim=1), reduction="none")
+    expected = (T**2 * weights(student, teacher, labels) * soft).mean()
+    torch.testing.assert_close(loss(WSLD(WSLD.Options(kd_T=T), setup)), expected)
+    q = F.softmax(teacher, dim=1).gather(1, labels[:, None])[:, 0]
+    expected = (q * F.cross_entropy(s, labels, reduction="none")).mean()
+    torch.testing.assert_close(loss(NKD(NKD.Options(T, nkd_gamma=0.0), setup)), expected)

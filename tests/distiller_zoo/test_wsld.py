@@ -1,13 +1,14 @@
 import torch
 import torch.nn.functional as F
 
+from cli.parse import parse_student
 from distiller_zoo.kd import KD
 from distiller_zoo.wsld import WSLD, weights
-from tests.adapters import bare_setup
+from tests.adapters import bare_setup, row_losses
 
 
 def wsld(temperature):
-    return WSLD(WSLD.Options(temperature), bare_setup()).per_row
+    return row_losses(WSLD(WSLD.Options(temperature), bare_setup()))
 
 
 def test_weights_by_hand():
@@ -55,3 +56,9 @@ def test_finite_for_huge_logits():
         loss.sum().backward()
         assert loss.isfinite().all()
         assert student.grad.isfinite().all()
+
+
+def test_settings_of_the_paper():
+    options = parse_student(["--distill", "wsld"])
+    assert (options.kd_T, options.beta) == (2, 2.5)
+    assert parse_student(["--distill", "kd"]).kd_T == 4
