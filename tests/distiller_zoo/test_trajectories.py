@@ -63,12 +63,11 @@ def test_methods_listed_as_without_a_case_have_none():
     [
         ("kd", "--weight_decay 0.0005005"),
         ("kd", "--momentum 0.9001"),
-        ("kd", "--learning_rate 0.05000005"),
         ("kd", "--lr_decay_rate 0.1001"),
         ("kd", "--kd_T 4.004"),
         ("dkd", "--warmup 19"),
         ("crd", "--nce_m 0.5005"),
-        ("abound", "--weight_decay 0.0005005"),
+        ("factor", "--weight_decay 0.0005005"),
     ],
 )
 def test_a_slightly_wrong_setting_is_noticed(method, flags):

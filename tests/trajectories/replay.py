@@ -34,7 +34,12 @@ from tests.trajectories.cases import INDEX, NETWORKS, Case, Result, recipe
 
 # What is asked of a data set beside its batches.
 DATA = SimpleNamespace(classes=range(INDEX["settings"]["classes"]), image_size=32, networks={})
-OWN_FLAGS = {"ofd": "--ofd_teacher train", "ofd_teacher_in_eval": "--ofd_teacher eval"}
+# What must be typed here beside the flags of a case, by its method.
+OWN_FLAGS = {
+    "ofd": "--ofd_teacher train",
+    "ofd_teacher_in_eval": "--ofd_teacher eval",
+    "itrd": "--itrd_correlation 1 --itrd_mutual 1",  # the published code leaves its weights out
+}
 
 
 class RecipeLoader:
@@ -95,7 +100,10 @@ class NoRecorder:
 
 
 def replay(case: Case, more_flags: str = "") -> Result:
-    """Train the student of a case -> the losses of each step and the tensors."""
+    """Train the student of a case -> the losses of each step and the tensors.
+
+    Whatever the method, the teacher must be what it was.
+    """
     words = shlex.split(f"{case['flags']} {OWN_FLAGS.get(case['method'], '')} {more_flags}")
     train, result = RecipeLoader(case), Result()
     test = EvaluationLoader(train.data)
@@ -113,6 +121,9 @@ def replay(case: Case, more_flags: str = "") -> Result:
                 fit(stage, train, test, NoRecorder(), options.print_freq)
             when = "final" if stage.is_main else "between"
             result.rows[when] = names.rows(task, case, when)
+        untouched = filled_network(case["teacher"], "teacher").state_dict()
+        for name, tensor in task.teacher.state_dict().items():
+            assert torch.equal(tensor, untouched[name]), f"the teacher's {name} has changed"
     return result
 
 
