@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from helper import config, teachers
 from helper.errors import UserError
 from helper.options import Parser, Resolved, resolve
 from models import MODELS
+from models.base import Features
 from runs import checkpoint
 
 COMMON = (ConfigOptions, DataOptions, FractionOptions, RecipeOptions, DeviceOptions, RunOptions)
@@ -135,12 +136,35 @@ def check_objective(options: Resolved) -> None:
             f"{options.epochs}: it never reaches {options.beta:g}; --warmup sets it",
             stacklevel=2,
         )
+    if options.beta:
+        check_wrappers(options)
     useless = [view for view in chosen_views(options.values) if not has_effect(view, options)]
     if useless:
         raise UserError(
             f"--{useless[0]} changes rows of logits, and none are read here: {name} reads "
             "features, and KD has no weight: give it one with -a"
         )
+
+
+def check_wrappers(options: Resolved) -> None:
+    """UserError where a view changes other features than the method reads."""
+    name, method = options.distill, METHODS[options.distill]
+    for view in chosen_views(options.values):
+        wrapper = None if issubclass(method, LogitDistiller) else VIEWS[view].wrapper
+        if wrapper is None or method.reads <= wrapper.reads:
+            continue
+        able = [n for n in METHODS if METHODS[n].reads and METHODS[n].reads <= wrapper.reads]
+        able = [n for n in able if not issubclass(METHODS[n], LogitDistiller)]
+        raise UserError(
+            f"--{view} changes the pooled vector, and {name} reads {in_order(method.reads)}: its "
+            "loss would only count several times; it works with the methods on logits and with "
+            + ", ".join(able)
+        )
+
+
+def in_order(features: Collection[str]) -> str:
+    """Names of features in network order."""
+    return ", ".join(f.name for f in fields(Features) if f.name in features)
 
 
 def with_usual(make: Callable[[Typed], Resolved], typed: Typed) -> Resolved:

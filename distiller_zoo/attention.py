@@ -22,6 +22,7 @@ class Attention(Distiller):
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1000.0)
+    reads = frozenset({"stages"})
 
     @dataclass(frozen=True)
     class Options:

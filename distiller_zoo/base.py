@@ -37,7 +37,8 @@ class View:
     """
 
     order: ClassVar[int] = 0
-    # Made of (options, setup, method) in place of a method that reads features; has `Options`.
+    # Made of (options, setup, method) in place of a method that reads features, and refused around
+    # one that reads others than `wrapper.reads`; has `Options`.
     wrapper: ClassVar["type[Distiller] | None"] = None
 
     @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class Distiller(nn.Module):
     """
 
     recipe: ClassVar[Recipe] = Recipe()
+    # Names of the features that its losses read of either network; empty: unknown, maybe all.
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     @dataclass(frozen=True)
     class Options:
@@ -140,6 +143,7 @@ class LogitDistiller(Distiller):
     A subclass implements `per_row`, or `row_losses` where it reads plain logits as well.
     """
 
+    reads = frozenset({"logits"})
     temperature: ClassVar[str] = "kd_T"  # name of the option that is the method's temperature
 
     def __init__(self, options, setup):

@@ -20,6 +20,7 @@ class Correlation(Distiller):
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=0.02)
+    reads = frozenset({"pooled"})
 
     @dataclass(frozen=True)
     class Options:

@@ -29,6 +29,7 @@ class FactorTransfer(Distiller):
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=200.0)
+    reads = frozenset({"stages"})
 
     @dataclass(frozen=True)
     class Options:

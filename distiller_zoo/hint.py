@@ -23,6 +23,7 @@ class Hint(Distiller):
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=100.0)
+    reads = frozenset({"stem", "stages"})
 
     @dataclass(frozen=True)
     class Options:

@@ -29,6 +29,7 @@ class ICD(Distiller):
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0)
+    reads = frozenset({"pooled"})
 
     @dataclass(frozen=True)
     class Options:

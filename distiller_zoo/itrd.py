@@ -25,6 +25,7 @@ class ITRD(Distiller):
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0)
+    reads = frozenset({"pooled"})
 
     @dataclass(frozen=True)
     class Options:

@@ -33,6 +33,7 @@ class KDSVD(Distiller):
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0)
+    reads = frozenset({"stages"})
 
     @dataclass(frozen=True)
     class Options:

@@ -18,6 +18,8 @@ class NoisyTeacher(Distiller):
     each teacher.
     """
 
+    reads = frozenset({"logits", "pooled"})  # with maps in it the loss would only count again
+
     @dataclass(frozen=True)
     class Options:
         noisy_teachers: int = option(1, "noisy copies of the teacher's features", parse=count)

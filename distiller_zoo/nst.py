@@ -22,6 +22,7 @@ class NST(Distiller):
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=50.0)
+    reads = frozenset({"stages"})
 
     def __init__(self, options, setup):
         super().__init__(options, setup)

@@ -35,6 +35,7 @@ class OFD(Distiller):
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=0.001)
+    reads = frozenset({"preacts"})
 
     @dataclass(frozen=True)
     class Options:

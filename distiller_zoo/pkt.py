@@ -19,6 +19,7 @@ class PKT(Distiller):
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=30000.0)
+    reads = frozenset({"pooled"})
 
     def forward(self, student, teacher, batch):
         return pkt_loss(student.pooled, teacher.pooled)

@@ -45,6 +45,7 @@ class ReviewKD(Distiller):
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0, warmup=20)
+    reads = frozenset({"stages", "preacts", "pooled"})
 
     @dataclass(frozen=True)
     class Options:

@@ -17,6 +17,7 @@ class Similarity(Distiller):
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=3000.0)
+    reads = frozenset({"stages"})
 
     def __init__(self, options, setup):
         super().__init__(options, setup)

@@ -9,7 +9,10 @@ from cli import objective, parse
 from dataset.base import Batch
 from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import Distiller, LogitDistiller, Setup
+from distiller_zoo.noisy_teacher import NoisyTeacher
+from helper.errors import UserError
 from models import MODELS
+from tests.distiller_zoo.watched import Watched
 
 SWITCHES = {"sdd": "--sdd 1,2", "tekap": "--tekap", "logit_stand": "--logit_stand"}
 COMBINATIONS = [c for n in range(len(SWITCHES) + 1) for c in itertools.combinations(SWITCHES, n)]
@@ -44,8 +47,14 @@ def test_the_views_here_are_all_there_are():
     assert set(SWITCHES) == set(VIEWS)
 
 
-@pytest.mark.parametrize("views", COMBINATIONS, ids="+".join)
-@pytest.mark.parametrize("name", list(METHODS))
+def combinations():
+    """Every method behind every combination of views that is not refused."""
+    for name, views in itertools.product(METHODS, COMBINATIONS):
+        if "tekap" not in views or METHODS[name].reads <= NoisyTeacher.reads:
+            yield pytest.param(name, views, id="-".join([name, *views]))
+
+
+@pytest.mark.parametrize(("name", "views"), list(combinations()))
 def test_loss_is_one_finite_number_that_reaches_the_student_alone(name, views, nets, setup, batch):
     student, teacher = nets
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
@@ -64,6 +73,39 @@ def test_loss_is_one_finite_number_that_reaches_the_student_alone(name, views, n
     assert all(g.isfinite().all() for g in gradients)
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_reads_what_it_declares_and_nothing_else(name, nets, setup, batch):
+    method = made(f"--distill {name}", setup)
+    shown = [Watched(net.features(batch.images)) for net in nets]
+    method(*shown, batch)
+    if list(method.first_stage(nets[0])):
+        method.first_stage_loss(*shown, batch)
+    assert set.union(*(each.seen for each in shown)) == METHODS[name].reads
+
+
+READS_MAPS = [
+    "abound", "attention", "factor", "fsp", "hint", "kdsvd", "nst", "ofd", "reviewkd", "similarity",
+    "vid",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READS_MAPS)
+def test_noise_on_the_pooled_vector_is_refused_where_maps_are_read(name):
+    with pytest.raises(UserError) as error:
+        parse.parse_student(["--distill", name, "--tekap", "-a", "1"])
+    line = str(error.value)
+    assert line.startswith("--tekap changes the pooled vector")
+    assert f"{name} reads " in line
+    able = line.rpartition(" with ")[2].split(", ")
+    assert sorted([*able, *READS_MAPS, *logit_methods()]) == sorted(METHODS)
+    parse.parse_student(["--distill", name, "--tekap", "-a", "1", "-b", "0"])  # of KD's rows alone
+
+
+def test_a_method_that_declares_nothing_is_not_refused(monkeypatch):
+    monkeypatch.setattr(METHODS["attention"], "reads", Distiller.reads)
+    parse.parse_student(["--distill", "attention", "--tekap"])
 
 
 @pytest.mark.parametrize("name", list(METHODS))
