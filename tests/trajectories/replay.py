@@ -1,6 +1,7 @@
 """Train a case as train_student.py would from its command line, on the batches of the recipe."""
 
 import contextlib
+import copy
 import functools
 import itertools
 import shlex
@@ -110,6 +111,7 @@ def replay(case: Case, more_flags: str = "") -> Result:
     with double_precision(), injected_draws(train), contextlib.chdir(folder_of_teachers().name):
         options = parse_student([*words, "--device", "cpu"])
         task = make_task(case, options, train)
+        teacher = copy.deepcopy(task.teacher.state_dict())
         schedule = make_schedule(options, learning_rate(options.model_s))
         stages = [
             first_stage(task, schedule.start, options, options.init_epochs),
@@ -121,9 +123,8 @@ def replay(case: Case, more_flags: str = "") -> Result:
                 fit(stage, train, test, NoRecorder(), options.print_freq)
             when = "final" if stage.is_main else "between"
             result.rows[when] = names.rows(task, case, when)
-        untouched = filled_network(case["teacher"], "teacher").state_dict()
         for name, tensor in task.teacher.state_dict().items():
-            assert torch.equal(tensor, untouched[name]), f"the teacher's {name} has changed"
+            assert torch.equal(tensor, teacher[name]), f"the teacher's {name} has changed"
     return result
 
 
