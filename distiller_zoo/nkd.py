@@ -38,6 +38,11 @@ class NKD(LogitDistiller):
         super().__init__(options, setup)
         check_class_count(setup.student.logits.shape[1])
 
+    @staticmethod
+    def pair_defaults(teacher, student, views):
+        """The published settings behind scale decoupling (Wei et al., CVPR 2024), for any pair."""
+        return {"nkd_T": 4.0, "nkd_gamma": 8.0} if "sdd" in views else {}
+
     def row_losses(self, rows, labels):
         labels = labels.expand_as(rows.weight).flatten()  # (M,)
         student, teacher, plain_teacher = (

@@ -33,6 +33,7 @@ class Stage:
     scaler: torch.amp.GradScaler
     schedule: Schedule
     epochs: int
+    clip_grad: float = 0.0  # largest norm of the gradient; 0 for any
 
     @property
     def is_main(self) -> bool:
@@ -73,7 +74,8 @@ class Recorder(Protocol):
 def main_stage(task: Task, schedule: Schedule, recipe: RecipeOptions) -> Stage:
     """Train all parameters of a task that have a gradient, by the recipe."""
     optimizer = sgd(task.parameters(), schedule(1), recipe)
-    return Stage("main", task, optimizer, task.numerics.scaler(), schedule, recipe.epochs)
+    scaler = task.numerics.scaler()
+    return Stage("main", task, optimizer, scaler, schedule, recipe.epochs, recipe.clip_grad)
 
 
 def first_stage(
@@ -88,7 +90,8 @@ def first_stage(
         return None
     schedule = Schedule(task.method.first_stage_rate(rate))
     optimizer = sgd(stage.parameters_trained, schedule.start, recipe)
-    return Stage("first", stage, optimizer, task.numerics.scaler(), schedule, epochs)
+    scaler = task.numerics.scaler()
+    return Stage("first", stage, optimizer, scaler, schedule, epochs, recipe.clip_grad)
 
 
 def sgd(parameters, rate: float, recipe: RecipeOptions) -> torch.optim.SGD:
@@ -145,6 +148,8 @@ def train_epoch(
                 )
             stage.optimizer.zero_grad(set_to_none=True)
             stage.scaler.scale(output.loss).backward()
+            if stage.clip_grad:
+                clip_gradients(stage)
             stage.scaler.step(stage.optimizer)
             stage.scaler.update()
             measured = {**output.terms, "loss": output.loss}
@@ -157,6 +162,13 @@ def train_epoch(
                 bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()})
                 recorder.log_step(stage, (epoch - 1) * len(train) + step, means)
     return meter.read()
+
+
+def clip_gradients(stage: Stage) -> None:
+    """Scale what the optimizer is about to read to a norm of `clip_grad`, where it is larger."""
+    stage.scaler.unscale_(stage.optimizer)
+    trained = [p for group in stage.optimizer.param_groups for p in group["params"]]
+    nn.utils.clip_grad_norm_(trained, stage.clip_grad)
 
 
 def progress_bar(stage: Stage, batches, steps: int, epoch: int) -> tqdm:

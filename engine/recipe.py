@@ -49,6 +49,10 @@ class RecipeOptions:
     )
     momentum: float = option(0.9, "SGD momentum", parse=share)
     weight_decay: float = option(5e-4, "of everything that is trained", "--wd", parse=not_negative)
+    clip_grad: float = option(
+        0.0, "largest norm of all gradients of a step; larger ones are scaled to it; 0: off",
+        parse=not_negative, added=True,
+    )  # fmt: skip
     aug: bool = option(False, "AutoAugment behind crop and flip (Cubuk et al., CVPR 2019)")
     print_freq: int = option(100, "steps between two looks at the losses", parse=positive)
     tb_freq: int = option(

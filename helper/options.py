@@ -17,8 +17,8 @@ from helper.errors import UserError
 
 # Flags that every training has; no method, view or data set may call an option of its own like one.
 GENERAL = frozenset({
-    "alpha", "amp", "any_teacher", "aug", "batch_size", "beta", "cfg", "channels_last", "compile",
-    "dataset", "deterministic", "device", "distill", "epochs", "fraction_seed", "gamma",
+    "alpha", "amp", "any_teacher", "aug", "batch_size", "beta", "cfg", "channels_last", "clip_grad",
+    "compile", "dataset", "deterministic", "device", "distill", "epochs", "fraction_seed", "gamma",
     "init_epochs", "learning_rate", "lr_decay_epochs", "lr_decay_rate", "methods_dir", "model",
     "model_s", "model_t", "momentum", "no_pair_defaults", "num_workers", "overwrite", "path_s",
     "path_t", "print_freq", "resume", "save_dir", "save_freq", "seed", "sync_bn", "tb_freq",

@@ -78,6 +78,7 @@ def test_resolves_to_the_published_setting(path):
         else "sdd" not in parse.chosen_views(options.values)
     )
 
+    assert options.clip_grad == (40 if method.startswith("sdd_") else 0)
     weights = options.gamma, options.alpha, options.beta
     assert weights == ((0.1, 0.9, 0) if kind == "kd" else (1, 0, 1))
     at_1 = data == "imagenet" and kind != "kd"

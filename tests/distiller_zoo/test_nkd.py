@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cli.parse import parse_student
 from distiller_zoo.nkd import NKD
 from tests.adapters import bare_setup, only_logits, row_losses
 
@@ -38,6 +39,21 @@ def test_finite_for_huge_logits():
     loss.sum().backward()
     assert loss.isfinite().all()
     assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "settings"),
+    [
+        ("", (1, 1.5)),
+        ("--sdd 1,2", (4, 8)),
+        ("--sdd 1,2,4 --nkd_T 2", (2, 8)),
+        ("--sdd 1,2 --logit_stand", (2, 8)),
+        ("--sdd 1,2 --no_pair_defaults", (1, 1.5)),
+    ],
+)
+def test_settings_behind_scale_decoupling(flags, settings):
+    options = parse_student(f"--distill nkd {flags}".split())
+    assert (options.nkd_T, options.nkd_gamma) == settings
 
 
 def test_two_classes_have_no_others():

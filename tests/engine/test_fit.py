@@ -1,0 +1,61 @@
+"""One step of training, by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dataset.base import Batch
+from engine.device import Numerics
+from engine.fit import main_stage, train_epoch
+from engine.objective import Supervised
+from engine.recipe import RecipeOptions, Schedule
+from models import MODELS
+
+NUMERICS = Numerics(torch.device("cpu"), channels_last="off")
+RECIPE = {"momentum": 0.0, "weight_decay": 0.0, "epochs": 1}
+
+
+class OneBatch:
+    """A training set of one batch."""
+
+    seed = 0
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(8, 3, 16, 16, generator=generator)
+        self.batch = Batch(images, torch.arange(8), torch.arange(8))
+
+    def __len__(self):
+        return 1
+
+    def batches(self, epoch):
+        return iter([self.batch])
+
+
+def step(clip_grad: float, scale: float | None = None) -> torch.Tensor:
+    """What one step at rate 1 takes from all weights, in one vector; `scale` of the loss."""
+    torch.manual_seed(1)
+    task = Supervised(MODELS["resnet8"](10), NUMERICS)
+    recipe = RecipeOptions(clip_grad=clip_grad, **RECIPE)
+    stage = main_stage(task, Schedule(1.0), recipe)
+    if scale:
+        stage.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    before = torch.cat([p.detach().flatten() for p in task.parameters()])
+    recorder = SimpleNamespace(log_step=lambda *_: None)
+    train_epoch(stage, task, OneBatch(), 1, recorder, print_freq=1)
+    return before - torch.cat([p.detach().flatten() for p in task.parameters()])
+
+
+def test_a_large_gradient_is_scaled_to_the_norm():
+    gradient = step(0.0)
+    norm = gradient.norm()
+    torch.testing.assert_close(step(0.1).norm().item(), 0.1, rtol=1e-3, atol=0)
+    torch.testing.assert_close(step(0.1), 0.1 * gradient / norm, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(step(0.1, scale=4096.0), step(0.1), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("clip_grad", [0.0, 1e3])
+def test_a_small_gradient_stays(clip_grad):
+    assert torch.equal(step(clip_grad), step(0.0))
+    assert step(clip_grad).norm() > 0.2
