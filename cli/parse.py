@@ -1,5 +1,6 @@
 """From a command line to the options of a run: general flags, then those of what was chosen."""
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -96,17 +97,20 @@ def parse_student(argv: Sequence[str]) -> Resolved:
     """
     about = "Train a student with the help of a teacher."
     classes, typed = parse((StudentOptions, *COMMON), argv, about, students=True)
-    options = with_usual(lambda typed: resolve_student(classes, typed), typed)
+    network_of = functools.cache(checkpoint.network_of)  # else the file is read for every flag
+    options = with_usual(lambda typed: resolve_student(classes, typed, network_of), typed)
     check_objective(options)
     return options
 
 
-def resolve_student(classes: Sequence[type], typed: Typed) -> Resolved:
+def resolve_student(
+    classes: Sequence[type], typed: Typed, network_of: Callable[[str, str], str]
+) -> Resolved:
     """Options of train_student.py, in layers."""
     name = typed.get("distill", StudentOptions.distill)
     method, views = METHODS[name], chosen_views(typed)
     data = data_layer(typed, "model_s")
-    teacher = teacher_name(typed)
+    teacher = teacher_name(typed, network_of)
     student = typed.get("model_s", data[1].get("model_s", StudentOptions.model_s))
     if method.recipe.warmup and data_set(typed).warmup is not None:
         data[1]["warmup"] = data_set(typed).warmup
@@ -195,11 +199,11 @@ def data_layer(typed: Typed, trained: str) -> tuple[str, dict[str, Any]]:
     return f"recipe of {typed.get('dataset', DataOptions.dataset)}", layer
 
 
-def teacher_name(typed: Typed) -> str:
+def teacher_name(typed: Typed, network_of: Callable[[str, str], str]) -> str:
     """The teacher's network: the one typed, else the one its checkpoint is of, else the default."""
     if typed.get("model_t") or not typed.get("path_t"):
         return typed.get("model_t") or data_set(typed).teacher or teachers.DEFAULT
-    return checkpoint.network_of(typed["path_t"], "--model_t")
+    return network_of(typed["path_t"], "--model_t")
 
 
 def has_effect(view: str, options: Resolved) -> bool:

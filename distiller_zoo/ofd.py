@@ -54,7 +54,7 @@ class OFD(Distiller):
             connector(s.shape[1], t.shape[1], options.ofd_kernel) for s, t in pairs
         )
         for i, norm in enumerate(self.last(setup.teacher_net.preact_norms())):
-            self.register_buffer(f"margin_{i}", margin(norm.weight, norm.bias).float())
+            self.register_buffer(f"margin_{i}", margin(norm.weight, norm.bias))
 
     @staticmethod
     def pair_defaults(teacher, student, views):

@@ -3,7 +3,7 @@
 B batch, C channels, H x W map, K classes, R regions.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
