@@ -137,6 +137,7 @@ class Call(NamedTuple):
     input: Tensor
     output: Tensor
     parents: tuple[str, ...]  # the modules that were running around it, from the outermost on
+    channels_last: tuple[bool, bool] = (False, False)  # whether input and output are (B, H, W, C)
 
     @property
     def area(self) -> int:
@@ -192,8 +193,9 @@ class Wrapped(Classifier):
             except Exception as error:  # whatever somebody's network raises
                 raise UserError(cannot("read", name, image_size, error, network)) from error
             check_output(output, (2, num_classes), name)
+            head = calls.index(find_head(calls, output, name))
             larger = record_larger(network, calls, image_size)
-            self._find_features(calls, larger, find_head(calls, output, name))
+            self._find_features(calls, larger, head)
             try:
                 network.train()
                 found, output = self._run(random_images(image_size))
@@ -203,12 +205,12 @@ class Wrapped(Classifier):
             if missing := self._taps - set(found):
                 raise UserError(f"{name} does not run {min(missing).label} in training")
 
-    def _find_features(self, calls: list[Call], larger: list[Call] | None, head: Call) -> None:
+    def _find_features(self, calls: list[Call], larger: list[Call] | None, head: int) -> None:
         """Set all taps. On larger images no map is 1x1: what is there as well is no map."""
-        self.head_name = head.name
-        self._pooled = Tap(head.name, head.number, "input")
-        seen = larger or calls  # one for one the same
-        last_map = find_last_map(calls, seen, calls.index(head), least=2 if larger else 1)
+        self.head_name = calls[head].name
+        self._pooled = Tap(self.head_name, calls[head].number, "input")
+        seen = with_layout(calls, larger or calls)  # one for one the same
+        last_map = find_last_map(calls, seen, head, least=2 if larger else 1)
         self._stem, stages = find_stages(seen, last_map)
         self._last_map = tap(*last_map) if last_map else None
         self._stages = tuple(tap(*stage) for stage in stages)
@@ -218,7 +220,7 @@ class Wrapped(Classifier):
 
         maps = (t.read(calls[seen.index(c)].output) for t, (c, _) in zip(self._stages, stages))
         self._stage_shapes = tuple(tuple(x.shape[1:]) for x in maps)  # (C, H, W) each
-        after = seen[seen.index(stages[-1][0]) + 1 :] if stages else [head]
+        after = seen[seen.index(stages[-1][0]) + 1 :] if stages else [seen[head]]
         self._after_stages = {call.name for call in after if call.number == 0}
 
     @property
@@ -367,36 +369,55 @@ def record_calls(network: nn.Module, image_size: int) -> tuple[list[Call], Tenso
 
 
 def record_larger(network: nn.Module, calls: list[Call], image_size: int) -> list[Call] | None:
-    """The same calls on images so large that no map before the pooling is 1x1.
+    """The same calls on larger images, where no map before the pooling is 1x1.
 
     None where the network reads images of one size only, or computes otherwise on larger ones.
+    Images that are large already need it only where C = H = W hides which of them is C.
     """
-    if image_size >= LARGE:
+    large = image_size >= LARGE
+    if large and not any(len(set(c.output.shape[1:])) == 1 for c in calls if c.area > 1):
         return calls
     try:
-        larger, _ = record_calls(network, max(64, 2 * image_size))
+        larger, _ = record_calls(network, image_size + 32 if large else max(64, 2 * image_size))
     except Exception:  # whatever somebody's network raises
-        return None
+        larger = []
     names = [[(call.name, call.number) for call in some] for some in (calls, larger)]
-    return larger if names[0] == names[1] else None
+    return larger if names[0] == names[1] else calls if large else None
+
+
+def with_layout(calls: list[Call], larger: list[Call]) -> list[Call]:
+    """The calls of `larger` with their `channels_last`, which the sizes of both passes show."""
+    return [
+        big._replace(
+            channels_last=(
+                is_channels_last(small.input, big.input),
+                is_channels_last(small.output, big.output),
+            )
+        )
+        for small, big in zip(calls, larger, strict=True)
+    ]
+
+
+def is_channels_last(*sizes: Tensor) -> bool:
+    """Whether a map, seen in one size or more, is (B, H, W, C)."""
+    first = all(area(x) and x.shape[2] == x.shape[3] for x in sizes)  # (B, C, H, W)
+    return not first and all(area(x) and x.shape[1] == x.shape[2] for x in sizes)
 
 
 def area(x: Tensor) -> int:
     """H * W of a square map (2, C, H, W) or (2, H, W, C), 0 if it is none."""
-    if x.ndim != 4 or len(x) != 2:
+    if x.ndim != 4 or len(x) != 2 or x.shape[2] not in (x.shape[1], x.shape[3]):
         return 0
-    return x[0, 0].numel() if x.shape[2] == x.shape[3] else is_channels_last(x) * x.shape[1] ** 2
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether a tensor is a square map (B, H, W, C)."""
-    return x.ndim == 4 and x.shape[1] == x.shape[2] != x.shape[3]
+    return x.shape[2] ** 2
 
 
 def tap(call: Call, relu: bool = False, side: str = "output") -> Tap:
     """The tap at one side of a call."""
-    x = call.output if side == "output" else call.input
-    return Tap(call.name, call.number, side, relu, is_channels_last(x))
+    return Tap(call.name, call.number, side, relu, call.channels_last[side == "output"])
+
+
+def has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
 
 
 def find_head(calls: list[Call], output: Tensor, name: str) -> Call:
@@ -423,7 +444,7 @@ def find_last_map(
     for i, call in reversed(list(enumerate(larger))):
         if call.area <= most or call.area < least:
             continue
-        if call.area == 1 and not any(True for _ in call.module.parameters()):
+        if call.area == 1 and not has_parameters(call.module):
             continue
         for relu in (False, True):
             read = tap(call, relu).read
@@ -455,8 +476,10 @@ def find_stages(
     side_paths = find_side_paths(calls)
     trunk = []
     for call in calls[start : end + 1]:
-        grows = trunk and call.area > trunk[-1].area  # as adaptive pooling of a small map
-        if call.area > 1 and not grows and (call.name, call.area) not in side_paths:
+        if call.area < 2 or (call.name, call.area) in side_paths:
+            continue
+        grows = trunk and call.area > trunk[-1].area
+        if not grows or has_parameters(call.module):  # adaptive pooling may enlarge a map
             trunk.append(call)
     weighted = {c.area for c in trunk if any(True for _ in c.module.parameters(recurse=False))}
     last = {call.area: i for i, call in enumerate(trunk) if call.area in weighted}

@@ -173,19 +173,28 @@ def in_one_body(num_classes):
 class ChannelsLast(nn.Module):
     """Layers on (B, H, W, C), normalised before the pooling, as Swin's."""
 
-    def __init__(self, num_classes):
+    def __init__(self, num_classes, width=12):
         super().__init__()
-        self.patches = nn.Conv2d(3, 12, 4, 4)
-        self.stage1 = nn.Sequential(nn.LayerNorm(12), nn.Linear(12, 12), nn.GELU())
-        self.merge = nn.Linear(48, 24)
-        self.stage2 = nn.Sequential(nn.LayerNorm(24), nn.Linear(24, 24), nn.GELU())
-        self.norm = nn.LayerNorm(24)
-        self.out = nn.Linear(24, num_classes)
+        self.patches = nn.Conv2d(3, width, 4, 4)
+        self.stage1 = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU())
+        self.merge = nn.Linear(4 * width, 2 * width)
+        self.stage2 = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, 2 * width))
+        self.norm = nn.LayerNorm(2 * width)
+        self.out = nn.Linear(2 * width, num_classes)
 
     def forward(self, x):
         x = self.stage1(self.patches(x).permute(0, 2, 3, 1))  # (B, H, W, C)
         x = self.merge(F.pixel_unshuffle(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1))
         return self.out(self.norm(self.stage2(x)).mean(dim=(1, 2)))
+
+
+def channels_last_16(num_classes):
+    """As many channels as pixels of a side, on images of 64x64 in the first stage."""
+    return ChannelsLast(num_classes, 16)
+
+
+def channels_last_32(num_classes):
+    return ChannelsLast(num_classes, 32)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +239,9 @@ class ChannelsLast(nn.Module):
         (f"{HERE}:Grows", 32, [(8, 4)], [0], False),
         (f"{HERE}:Grows", 64, [(8, 8)], [0], False),
         (f"{HERE}:ChannelsLast", 32, [(12, 8), (24, 4)], [0], True),
+        (f"{HERE}:channels_last_16", 32, [(16, 8), (32, 4)], [0], True),
+        (f"{HERE}:channels_last_16", 64, [(16, 16), (32, 8)], [0], True),
+        (f"{HERE}:channels_last_32", 128, [(32, 32), (64, 16)], [0], True),
     ],
 )
 def test_features_are_found(name, size, stages, activated, last_map):
