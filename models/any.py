@@ -4,6 +4,9 @@ B batch, C channels, H x W map, K classes.
 """
 
 import importlib
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +21,10 @@ from .base import Classifier, Features
 ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
 )  # fmt: skip
+WITHOUT_AUX = {"aux_logits": False, "init_weights": True}  # their outputs in training are no logits
+OF_TORCHVISION = {"googlenet": WITHOUT_AUX, "inception_v3": WITHOUT_AUX}  # arguments
+USUAL_SIZES = (32, 64, 96, 128, 192, 224, 256, 299, 384)
+LARGE = 112  # pixels of a side from which on no network has 1x1 maps before its pooling
 ELSEWHERE = "torchvision:NAME, timm:NAME or package.module:function"
 
 
@@ -74,9 +81,10 @@ def learning_rate(name: str) -> float:
 
 
 def from_torchvision(name: str, rest: str, num_classes: int) -> nn.Module:
-    """`torchvision:NAME`, a classifier without pretrained weights."""
+    """`torchvision:NAME`, a classifier without pretrained weights and auxiliary classifiers."""
     torchvision = check_torchvision(name, rest)
-    return torchvision.models.get_model(rest, weights=None, num_classes=num_classes)
+    more = OF_TORCHVISION.get(rest, {})
+    return torchvision.models.get_model(rest, weights=None, num_classes=num_classes, **more)
 
 
 def check_torchvision(name: str, rest: str):
@@ -140,13 +148,13 @@ class Call(NamedTuple):
     module: nn.Module
     input: Tensor
     output: Tensor
-    parents: tuple[str, ...]  # the modules that were running around it
+    parents: tuple[str, ...]  # the modules that were running around it, from the outermost on
+    channels_last: tuple[bool, bool] = (False, False)  # whether input and output are (B, H, W, C)
 
     @property
     def area(self) -> int:
-        """H * W of the output (B, C, H, W), 0 if it is no square map: (B, H, W, C) is none."""
-        shape = self.output.shape
-        return shape[2] * shape[3] if len(shape) == 4 and shape[2] == shape[3] else 0
+        """H * W of the output, 0 if it is no square map."""
+        return area(self.output)
 
 
 class Tap(NamedTuple):
@@ -156,6 +164,7 @@ class Tap(NamedTuple):
     number: int  # of the call, see `Call`
     side: str  # "input" or "output"
     relu: bool = False  # the network applies ReLU by a function, which no hook sees
+    channels_last: bool = False  # the network has (B, H, W, C) there
 
     @property
     def label(self) -> str:
@@ -163,15 +172,21 @@ class Tap(NamedTuple):
         name = f"{self.name}[{self.number}]" if self.number else self.name
         return f"relu of {name}" if self.relu else name
 
+    def read(self, x: Tensor) -> Tensor:
+        """What the call took or gave -> the feature, a map as (B, C, H, W)."""
+        x = torch.relu(x) if self.relu else x
+        return x.permute(0, 3, 1, 2) if self.channels_last else x
+
 
 class Wrapped(Classifier):
     """A network whose stages, last map, pooled vector and classifier are found in a forward pass.
 
-    A stage is the last map of each resolution. The state dict is that of the network alone.
+    A stage is the last map of each resolution; the map whose mean is `pooled` is the last stage. A
+    network that computes on tokens has none. The state dict is that of the network alone.
     Activations no longer work in place, since they would overwrite pre-activations.
 
-    Raises UserError for a network that cannot read images of this size, whose output is not
-    (B, num_classes), or is not that of a linear layer.
+    Raises UserError for a network that cannot read images of this size in eval and in training,
+    whose output is not (B, num_classes), or is not that of a linear layer.
     """
 
     def __init__(self, network: nn.Module, name: str, num_classes: int, image_size: int):
@@ -184,23 +199,41 @@ class Wrapped(Classifier):
         for part in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             self.__dict__[part] = getattr(network, part)
 
-        calls, output = record_calls(network, name, image_size)
-        if not isinstance(output, Tensor) or output.shape != (2, num_classes):
-            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise UserError(f"{name} gives {shape} for 2 images, not (2, {num_classes})")
-        linear = [c for c in calls if isinstance(c.module, nn.Linear) and c.output is output]
-        if not linear:
-            raise UserError(f"{name}: its output is not that of a torch.nn.Linear, the classifier")
-        head = linear[-1]
-        self.head_name = head.name
-        self._pooled = Tap(head.name, head.number, "input")
-        self._last_map, min_area = find_last_map(calls, head.input)
-        self._stem, stages = find_stages(calls, min_area)
-        self._stages = tuple(Tap(c.name, c.number, "output") for c in stages)
-        self._stage_shapes = tuple(tuple(c.output.shape[1:]) for c in stages)  # (C, H, W) each
-        self._preacts = tuple(find_preact(calls, c) for c in stages)
-        self._norms = tuple(find_norm(calls, c) for c in stages)
-        after = calls[calls.index(stages[-1]) + 1 :] if stages else [head]
+        with unchanged(network):
+            try:
+                calls, output = record_calls(network.eval(), image_size)
+            except Exception as error:  # whatever somebody's network raises
+                raise UserError(cannot("read", name, image_size, error, network)) from error
+            check_output(output, (2, num_classes), name)
+            head = calls.index(find_head(calls, output, name))
+            larger = record_larger(network, calls, image_size)
+            self._find_features(calls, larger, head)
+            try:
+                network.train()
+                found, output = self._run(random_images(image_size))
+            except Exception as error:
+                raise UserError(cannot("train on", name, image_size, error, network)) from error
+            check_output(output, (2, num_classes), name, " in training")
+            if missing := self._taps - set(found):
+                raise UserError(f"{name} does not run {min(missing).label} in training")
+
+    def _find_features(self, calls: list[Call], larger: list[Call] | None, head: int) -> None:
+        """Set all taps. On larger images no map is 1x1: what is there as well is no map."""
+        self.head_name = calls[head].name
+        self._pooled = Tap(self.head_name, calls[head].number, "input")
+        seen = with_layout(calls, larger or calls)  # one for one the same
+        last_map = find_last_map(calls, seen, head, least=2 if larger else 1)
+        self._stem, stages = find_stages(seen, last_map)
+        self._last_map = tap(*last_map) if last_map else None
+        self._stages = tuple(tap(*stage) for stage in stages)
+        self._preacts = tuple(find_preact(seen, *stage) for stage in stages)
+        self._norms = tuple(find_norm(seen, preact) for preact in self._preacts)
+        all_taps = {self._pooled, self._last_map, self._stem, *self._stages, *self._preacts}
+        self._taps = frozenset(all_taps - {None})
+
+        maps = (t.read(calls[seen.index(c)].output) for t, (c, _) in zip(self._stages, stages))
+        self._stage_shapes = tuple(tuple(x.shape[1:]) for x in maps)  # (C, H, W) each
+        after = seen[seen.index(stages[-1][0]) + 1 :] if stages else [seen[head]]
         self._after_stages = {call.name for call in after if call.number == 0}
 
     @property
@@ -224,31 +257,7 @@ class Wrapped(Classifier):
         return self.network(x)
 
     def features(self, x):
-        taps = {self._pooled, self._last_map, self._stem, *self._stages, *self._preacts} - {None}
-        found, numbers, handles = {}, {}, []
-
-        def read(name, taps_here):
-            def hook(module, args, output):
-                number = numbers[name] = numbers.get(name, -1) + 1
-                for tap in taps_here:
-                    if tap.number == number:
-                        tensor = args[0] if tap.side == "input" else output
-                        found[tap] = torch.relu(tensor) if tap.relu else tensor
-
-            return self.network.get_submodule(name).register_forward_hook(hook)
-
-        try:
-            for name in {tap.name for tap in taps}:
-                handles.append(read(name, [tap for tap in taps if tap.name == name]))
-            logits = self.network(x)
-        finally:
-            for handle in handles:
-                handle.remove()
-        if not isinstance(logits, Tensor):
-            raise UserError(
-                f"{type(self.network).__name__} gives {type(logits).__name__} in training, not a "
-                "tensor: build it without auxiliary outputs, as package.module:function"
-            )
+        found, logits = self._run(x)
         return Features(
             found.get(self._stem),
             tuple(found[tap] for tap in self._stages),
@@ -258,6 +267,29 @@ class Wrapped(Classifier):
             logits,
             self.head,
         )
+
+    def _run(self, x: Tensor) -> tuple[dict[Tap, Tensor], Tensor]:
+        """One forward pass -> what was found at every tap, the network's output."""
+        tensors, numbers, handles = {}, {}, []
+
+        def read(name, taps):
+            def hook(module, args, output):
+                number = numbers[name] = numbers.get(name, -1) + 1
+                for tap in taps:
+                    if tap.number == number:
+                        tensors[tap] = args[0] if tap.side == "input" else output
+
+            return self.network.get_submodule(name).register_forward_hook(hook)
+
+        try:
+            for name in {tap.name for tap in self._taps}:
+                handles.append(read(name, [tap for tap in self._taps if tap.name == name]))
+            output = self.network(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        # Only now, since what follows a module may work in place on its output.
+        return {tap: tap.read(tensor) for tap, tensor in tensors.items()}, output
 
     def feature_parameters(self):
         return [
@@ -275,11 +307,59 @@ class Wrapped(Classifier):
         return tuple(self.network.get_submodule(name) for name in self._norms)
 
 
-def record_calls(network: nn.Module, name: str, image_size: int) -> tuple[list[Call], Tensor]:
-    """Run a network in eval on two random images -> the calls of its modules as they end, output.
+@contextmanager
+def unchanged(network: nn.Module) -> Iterator[None]:
+    """Leave modes and buffers of a network, and torch's generator, as they were; no gradients."""
+    modes = [(module, module.training) for module in network.modules()]
+    buffers = [
+        (module._buffers, key, buffer, buffer.clone())
+        for module in network.modules()
+        for key, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for where, key, buffer, value in buffers:
+            where[key] = buffer if torch.equal(buffer, value) else buffer.copy_(value)
 
-    Neither its state nor torch's generator is changed.
-    """
+
+def cannot(do: str, name: str, image_size: int, error: Exception, network: nn.Module) -> str:
+    """A line that says which images a network can read, where it is one of the usual sizes."""
+    line = str(error).strip().partition("\n")[0] or type(error).__name__
+    for size in USUAL_SIZES:
+        try:
+            network(random_images(size))
+        except Exception:  # whatever somebody's network raises
+            continue
+        return (
+            f"{name} cannot {do} {image_size}x{image_size} images, only others, as {size}x{size} "
+            f"(--image_size): {line}"
+        )
+    return f"{name} cannot {do} {image_size}x{image_size} images: {line}"
+
+
+def random_images(size: int) -> Tensor:
+    """(2, 3, size, size), always the same."""
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def check_output(output, shape: tuple[int, int], name: str, when: str = "") -> None:
+    """UserError where a network gives another shape, or something else than a tensor."""
+    if not isinstance(output, Tensor):
+        raise UserError(
+            f"{name} gives {type(output).__name__} for 2 images{when}, not {shape}: build it "
+            "without auxiliary outputs, as package.module:function"
+        )
+    if output.shape != shape:
+        raise UserError(f"{name} gives {tuple(output.shape)} for 2 images{when}, not {shape}")
+
+
+def record_calls(network: nn.Module, image_size: int) -> tuple[list[Call], Tensor]:
+    """Run a network on two random images -> the calls of its modules as they end, its output."""
     calls, running, numbers, handles = [], [], {}, []
 
     def before(module_name):
@@ -297,98 +377,219 @@ def record_calls(network: nn.Module, name: str, image_size: int) -> tuple[list[C
 
         return hook
 
-    images = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
-    was_training = [module for module in network.modules() if module.training]
     try:
         for module_name, module in network.named_modules():
             if module_name:
                 handles.append(module.register_forward_pre_hook(before(module_name)))
                 handles.append(module.register_forward_hook(after(module_name)))
-        with torch.no_grad():
-            output = network.eval()(images)
-    except Exception as error:  # whatever somebody's network raises
-        size = f"{image_size}x{image_size}"
-        raise UserError(f"{name} cannot read {size} images: {error}; try --image_size") from error
+        output = network(random_images(image_size))
     finally:
         for handle in handles:
             handle.remove()
-        for module in was_training:
-            module.training = True
     return calls, output
 
 
-def find_last_map(calls: list[Call], pooled: Tensor) -> tuple[Tap | None, int]:
-    """The largest map whose mean is `pooled` (B, C) -> where it is, and its H * W, else 1."""
-    best, area = None, 1
-    for call in reversed(calls):
-        if call.area < area or call.output.shape[:2] != pooled.shape:
+def record_larger(network: nn.Module, calls: list[Call], image_size: int) -> list[Call] | None:
+    """The same calls on larger images, where no map before the pooling is 1x1.
+
+    None where the network reads images of one size only, or computes otherwise on larger ones.
+    Images that are large already need it only where C = H = W hides which of them is C.
+    """
+    large = image_size >= LARGE
+    if large and not any(len(set(c.output.shape[1:])) == 1 for c in calls if c.area > 1):
+        return calls
+    try:
+        larger, _ = record_calls(network, image_size + 32 if large else max(64, 2 * image_size))
+    except Exception:  # whatever somebody's network raises
+        larger = []
+    names = [[(call.name, call.number) for call in some] for some in (calls, larger)]
+    return larger if names[0] == names[1] else calls if large else None
+
+
+def with_layout(calls: list[Call], larger: list[Call]) -> list[Call]:
+    """The calls of `larger` with their `channels_last`, which the sizes of both passes show."""
+    return [
+        big._replace(
+            channels_last=(
+                is_channels_last(small.input, big.input),
+                is_channels_last(small.output, big.output),
+            )
+        )
+        for small, big in zip(calls, larger, strict=True)
+    ]
+
+
+def is_channels_last(*sizes: Tensor) -> bool:
+    """Whether a map, seen in one size or more, is (B, H, W, C)."""
+    first = all(area(x) and x.shape[2] == x.shape[3] for x in sizes)  # (B, C, H, W)
+    return not first and all(area(x) and x.shape[1] == x.shape[2] for x in sizes)
+
+
+def area(x: Tensor) -> int:
+    """H * W of a square map (2, C, H, W) or (2, H, W, C), 0 if it is none."""
+    if x.ndim != 4 or len(x) != 2 or x.shape[2] not in (x.shape[1], x.shape[3]):
+        return 0
+    return x.shape[2] ** 2
+
+
+def tap(call: Call, relu: bool = False, side: str = "output") -> Tap:
+    """The tap at one side of a call."""
+    return Tap(call.name, call.number, side, relu, call.channels_last[side == "output"])
+
+
+def has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
+
+
+def find_head(calls: list[Call], output: Tensor, name: str) -> Call:
+    """The call of the classifier: the linear layer whose output is the network's."""
+    linear = [c for c in calls if isinstance(c.module, nn.Linear) and c.output is output]
+    if not linear:
+        raise UserError(
+            f"{name}: its output is not that of a torch.nn.Linear, the classifier: methods need "
+            "the vector that such a layer reads"
+        )
+    return linear[-1]
+
+
+def find_last_map(
+    calls: list[Call], larger: list[Call], head: int, least: int
+) -> tuple[Call, bool] | None:
+    """The largest map whose mean is what `calls[head]` reads, (B, C), on both sizes of images.
+
+    -> its last call of `larger`, and whether the network applies ReLU to it by a function. It has
+    `least` pixels or more; one that is 1x1 is the output of a module with parameters, since others
+    are what pooling made of it.
+    """
+    best, most = None, 0
+    for i, call in reversed(list(enumerate(larger))):
+        if call.area <= most or call.area < least:
+            continue
+        if call.area == 1 and not has_parameters(call.module):
             continue
         for relu in (False, True):
-            a_map = call.output.relu() if relu else call.output
-            if torch.allclose(a_map.mean(dim=(2, 3)), pooled, rtol=1e-4, atol=1e-5):
-                if best is None or call.area > area:
-                    best, area = Tap(call.name, call.number, "output", relu), call.area
+            read = tap(call, relu).read
+            if all(is_mean(some[head].input, read(some[i].output)) for some in (calls, larger)):
+                best, most = (call, relu), call.area
                 break
-    return best, area
+    return best
 
 
-def find_stages(calls: list[Call], min_area: int) -> tuple[Tap | None, list[Call]]:
-    """The stem, which is the input of the second convolution, and the last call of each stage.
+def is_mean(pooled: Tensor, x: Tensor) -> bool:
+    """Whether a vector (B, C) is the mean of a map (B, C, H, W)."""
+    return x.shape[:2] == pooled.shape and torch.allclose(
+        x.mean(dim=(2, 3)), pooled, rtol=1e-4, atol=1e-5
+    )
 
-    A resolution is that of a stage if a layer with weights gave it, and it has H * W of `min_area`
-    or more, and more than 1: the 1x1 maps of pooling and squeeze-and-excitation are no stages.
+
+def find_stages(
+    calls: list[Call], last_map: tuple[Call, bool] | None
+) -> tuple[Tap | None, list[tuple[Call, bool]]]:
+    """The stem, and the last call of each stage in the network's order; none for tokens.
+
+    A resolution is that of a stage if a layer with weights gave it. It is at least 1.5 times that
+    of the next: a convolution without padding begins no stage. The last map ends the last one.
     """
-    convolutions = [c for c in calls if isinstance(c.module, nn.Conv2d)]
-    if len(convolutions) < 2:
+    stem, start = find_stem(calls)
+    if stem is None:
         return None, []
-    second = convolutions[1]
-    later = [
-        call
-        for call in calls[calls.index(second) :]
-        if call.area >= max(min_area, 2) and not in_downsampling_block(call, calls)
-    ]
-    last = {call.area: call for call in later}
-    weighted = {c.area for c in later if any(True for _ in c.module.parameters(recurse=False))}
-    stages = [last[area] for area in sorted(last, reverse=True) if area in weighted]
-    return Tap(second.name, second.number, "input"), stages
-
-
-def in_downsampling_block(call: Call, calls: list[Call]) -> bool:
-    """Whether a map is inside a block that goes from this resolution to another.
-
-    The block's input has this resolution, its output another, and no map inside has a third, as
-    the maps of a network's trunk would have.
-    """
-    for block in calls:
-        if block.name not in call.parents or not block.area or block.input.ndim != 4:
+    end = calls.index(last_map[0]) if last_map else len(calls)
+    side_paths = find_side_paths(calls)
+    trunk = []
+    for call in calls[start : end + 1]:
+        if call.area < 2 or (call.name, call.area) in side_paths:
             continue
-        area_in = block.input[0, 0].numel()
-        inside = {c.area for c in calls if block.name in c.parents and c.area > 1}
-        if area_in == call.area != block.area and len(inside | {block.area, area_in}) == 2:
-            return True
-    return False
+        grows = trunk and call.area > trunk[-1].area
+        if not grows or has_parameters(call.module):  # adaptive pooling may enlarge a map
+            trunk.append(call)
+    weighted = {c.area for c in trunk if any(True for _ in c.module.parameters(recurse=False))}
+    last = {call.area: i for i, call in enumerate(trunk) if call.area in weighted}
+    stages = [last_map] if last_map else []
+    for i in sorted(last.values(), reverse=True):
+        if not stages or trunk[i].area >= 1.5**2 * stages[0][0].area:
+            stages.insert(0, (trunk[i], False))
+    if not last_map and stages and has_tokens(calls, calls.index(stages[-1][0])):
+        return None, []
+    return stem, stages
 
 
-def find_preact(calls: list[Call], stage: Call) -> Tap:
-    """The input of the activation whose output is a stage's map; the map itself without one."""
-    if activation := find_activation(calls, stage):
-        return Tap(activation.name, activation.number, "input")
-    return Tap(stage.name, stage.number, "output")
+def find_stem(calls: list[Call]) -> tuple[Tap | None, int]:
+    """The input of the first stage, and the number of the call where it begins.
+
+    It is that of the outermost module around the second layer that is not around the first.
+    None where it is no map.
+    """
+    layers = [i for i, c in enumerate(calls) if isinstance(c.module, (nn.Conv2d, nn.Linear))]
+    if len(layers) < 2:
+        return None, 0
+    first, second = (calls[i] for i in layers[:2])
+    later = calls[layers[1] :]
+    for name in (*second.parents, second.name):
+        block = next((c for c in later if c.name == name), None)
+        if name not in first.parents and block and area(block.input):
+            return tap(block, side="input"), layers[1]
+    return None, 0
 
 
-def find_activation(calls: list[Call], stage: Call) -> Call | None:
-    """The call of an activation whose output is a stage's map."""
-    ends = [c for c in calls if c.output is stage.output and isinstance(c.module, ACTIVATIONS)]
-    return ends[0] if ends else None
+def find_side_paths(calls: list[Call]) -> set[tuple[str, int]]:
+    """Calls (name, H * W) inside a block whose maps are not the network's at that resolution.
+
+    Those of another resolution than the block's input and output, as in squeeze-and-excitation; and
+    those of the input's resolution in a block that goes to another, without a third in between as
+    the network's trunk would have.
+    """
+    inside = defaultdict(set)
+    for call in calls:
+        for parent in call.parents:
+            inside[parent].add((call.name, call.area))
+    side_paths = set()
+    for block in calls:
+        before, after = area(block.input), block.area
+        if block.input is calls[0].input or not before or not after:
+            continue
+        areas = {a for _, a in inside[block.name] if a > 1}
+        if before == after:
+            side_paths |= {(name, a) for name, a in inside[block.name] if a != after}
+        elif areas <= {before, after}:
+            side_paths |= {(name, a) for name, a in inside[block.name] if a == before}
+    return side_paths
 
 
-def find_norm(calls: list[Call], stage: Call) -> str | None:
-    """The BatchNorm whose output is a stage's pre-activation, by name.
+def has_tokens(calls: list[Call], end: int) -> bool:
+    """Whether layers on tokens (B, N, C) are most of a network, behind its last stage `calls[end]`.
+
+    Attention that only pools the last map is less.
+    """
+    maps = {call.name for call in calls if call.area}
+    later = (c for c in calls[end + 1 :] if c.output.ndim == 3 and not maps & set(c.parents))
+    before, behind = (
+        sum(p.numel() for call in some for p in call.module.parameters(recurse=False))
+        for some in (calls[: end + 1], later)
+    )
+    return behind > before
+
+
+def find_preact(calls: list[Call], stage: Call, relu: bool) -> Tap:
+    """What the activation whose output is a stage's map reads; the map itself without one."""
+    if relu:
+        return tap(stage)
+    for call in calls:
+        if call.output is stage.output and isinstance(call.module, ACTIVATIONS):
+            return tap(call, side="input")
+    for call in calls:  # ReLU as a function
+        x = call.output
+        if x.shape == stage.output.shape and (x < 0).any() and torch.equal(x.relu(), stage.output):
+            return tap(call)
+    return tap(stage)
+
+
+def find_norm(calls: list[Call], preact: Tap) -> str | None:
+    """The BatchNorm whose output is a pre-activation, by name.
 
     Where a block adds its shortcut to that output in place, as torchvision's ResNets do, it is the
     same tensor.
     """
-    activation = find_activation(calls, stage)
-    preact = activation.input if activation else stage.output
-    norms = [c for c in calls if c.output is preact and isinstance(c.module, nn.BatchNorm2d)]
+    at = next(c for c in calls if (c.name, c.number) == (preact.name, preact.number))
+    x = at.input if preact.side == "input" else at.output
+    norms = [c for c in calls if c.output is x and isinstance(c.module, nn.BatchNorm2d)]
     return norms[0].name if norms else None
