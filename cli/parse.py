@@ -109,19 +109,19 @@ def resolve_student(
     """Options of train_student.py, in layers."""
     name = typed.get("distill", StudentOptions.distill)
     method, views = METHODS[name], chosen_views(typed)
-    data = data_layer(typed, "model_s")
-    teacher = teacher_name(typed, network_of)
-    student = typed.get("model_s", data[1].get("model_s", StudentOptions.model_s))
+    entry, teacher = data_set(typed), teacher_name(typed, network_of)
+    student = typed.get("model_s", entry.student or StudentOptions.model_s)
+    pair = method.pair_defaults(teacher, student, views, typed.get("dataset", DataOptions.dataset))
+    pair, left_out = ({}, bool(pair)) if typed.get("no_pair_defaults") else (pair, False)
+    data = data_layer({**pair, **typed}, "model_s")
     if method.recipe.warmup and data_set(typed).warmup is not None:
         data[1]["warmup"] = data_set(typed).warmup
-    pair = method.pair_defaults(teacher, student, views)
     typed = {**typed, **({"distill": METHODS.canonical(name)} if "distill" in typed else {})}
     if typed.get("no_pair_defaults"):
-        typed["no_pair_defaults"] = bool(pair)  # off where there is nothing to leave out
-        pair = {}
+        typed["no_pair_defaults"] = left_out  # off where there is nothing to leave out
     layers = [(f"recipe of {name}", {**vars(method.recipe), "model_t": teacher}), data]
     layers.append(("pair", pair))
-    layers += [view_defaults(view, {**pair, **typed}, method) for view in views]
+    layers += [view_defaults(view, typed, pair, method) for view in views]
     return resolve(classes, *layers, ("typed", typed))
 
 
@@ -214,10 +214,13 @@ def has_effect(view: str, options: Resolved) -> bool:
     return bool(options.alpha or on_rows or on_features)
 
 
-def view_defaults(name: str, typed: Typed, method: type[Distiller]) -> tuple[str, dict[str, Any]]:
+def view_defaults(
+    name: str, typed: Typed, pair: Typed, method: type[Distiller]
+) -> tuple[str, dict[str, Any]]:
     """What a view changes in the recipe; UserError where the command line says two things."""
     view: type[View] = VIEWS[name]
-    own = {f.name: typed[f.name] for f in fields(view.Options) if f.name in typed}
+    known = {**pair, **typed}
+    own = {f.name: known[f.name] for f in fields(view.Options) if f.name in known}
     defaults = view.defaults(resolve([view.Options], ("typed", own)).read(view.Options), method)
     for option_name, (flag, value) in defaults.items():
         if flag in typed and typed.get(option_name, value) != value:

@@ -117,7 +117,9 @@ class Distiller(nn.Module):
         return sum(self(student, teacher, batch) for teacher in teachers)
 
     @staticmethod
-    def pair_defaults(teacher: str, student: str, views: Collection[str]) -> dict[str, Any]:
+    def pair_defaults(
+        teacher: str, student: str, views: Collection[str], data: str
+    ) -> dict[str, Any]:
         """What the paper set otherwise for this pair of networks, with these views on.
 
         Option -> value; applied where the flag is not given. Nothing by default.

@@ -43,6 +43,11 @@ class CRD(Distiller):
             choices=("exact", "relax"),
         )
 
+    @staticmethod
+    def pair_defaults(teacher, student, views, data):
+        """The published batch on ImageNet."""
+        return {"batch_size": 256} if data == "imagenet" else {}
+
     def __init__(self, options, setup):
         super().__init__(options, setup)
         dim, labels = options.feat_dim, setup.labels

@@ -72,12 +72,12 @@ class DKD(LogitDistiller):
         check_class_count(setup.student.logits.shape[1])
 
     @staticmethod
-    def pair_defaults(teacher, student, views):
+    def pair_defaults(teacher, student, views, data):
         pair = teacher, student
         if "logit_stand" in views and pair in STANDARDIZED:
             base_temp, kd_weight, others = STANDARDIZED[pair]
             return {"base_temp": base_temp, "kd_weight": kd_weight, "dkd_others": others}
-        if pair in OTHERS_WEIGHT_IMAGENET:
+        if data == "imagenet" and pair in OTHERS_WEIGHT_IMAGENET:
             settings = {"dkd_others": OTHERS_WEIGHT_IMAGENET[pair]}
             return settings if "logit_stand" in views else {**settings, "kd_T": 1.0}
         table = OTHERS_WEIGHT_SDD if "sdd" in views else OTHERS_WEIGHT

@@ -18,6 +18,11 @@ STANDARDIZED = {
     ("vgg13", "MobileNetV2"): (3.0, 9.0),
     ("ResNet50", "MobileNetV2"): (3.0, 1.0),
 }
+# ImageNet (logit standardization puts its own temperature and weight in the place of these).
+ON_IMAGENET = {
+    ("ResNet34", "ResNet18"): {"gamma": 1.0, "alpha": 0.5, "kd_T": 1.0},
+    ("ResNet50", "MobileNetV1"): {"gamma": 0.5, "alpha": 0.5, "kd_T": 1.0},
+}
 
 
 @METHODS.register("kd")
@@ -37,10 +42,14 @@ class KD(LogitDistiller):
         kd_T: float = option(4.0, "temperature of both softmaxes", parse=positive_number)
 
     @staticmethod
-    def pair_defaults(teacher, student, views):
-        if "logit_stand" not in views or (teacher, student) not in STANDARDIZED:
+    def pair_defaults(teacher, student, views, data):
+        """Published settings: ImageNet's pairs; on CIFAR-100 with logit standardization."""
+        pair = teacher, student
+        if data == "imagenet":
+            return ON_IMAGENET.get(pair, {})
+        if "logit_stand" not in views or pair not in STANDARDIZED:
             return {}
-        base_temp, kd_weight = STANDARDIZED[teacher, student]
+        base_temp, kd_weight = STANDARDIZED[pair]
         return {"base_temp": base_temp, "kd_weight": kd_weight}
 
     def per_row(self, student, teacher, labels):

@@ -39,7 +39,7 @@ class NKD(LogitDistiller):
         check_class_count(setup.student.logits.shape[1])
 
     @staticmethod
-    def pair_defaults(teacher, student, views):
+    def pair_defaults(teacher, student, views, data):
         """The published settings behind scale decoupling (Wei et al., CVPR 2024), for any pair."""
         return {"nkd_T": 4.0, "nkd_gamma": 8.0} if "sdd" in views else {}
 

@@ -57,9 +57,11 @@ class OFD(Distiller):
             self.register_buffer(f"margin_{i}", margin(norm.weight, norm.bias))
 
     @staticmethod
-    def pair_defaults(teacher, student, views):
-        """The published weight for ImageNet's pairs."""
-        return {"beta": WEIGHT_IMAGENET} if (teacher, student) in IMAGENET else {}
+    def pair_defaults(teacher, student, views, data):
+        """The published weight and batch for ImageNet's pairs."""
+        if data != "imagenet" or (teacher, student) not in IMAGENET:
+            return {}
+        return {"beta": WEIGHT_IMAGENET, "batch_size": 128}
 
     @property
     def teacher_mode(self):

@@ -64,11 +64,11 @@ class ReviewKD(Distiller):
         self.fusions = fusions([x.shape[1] for x in s], [x.shape[1] for x in t], mid_channels)
 
     @staticmethod
-    def pair_defaults(teacher, student, views):
+    def pair_defaults(teacher, student, views, data):
         """Published weights; on ImageNet also which of the student's maps are read."""
         pair = teacher, student
-        if pair in WEIGHT_IMAGENET:
-            return {"beta": WEIGHT_IMAGENET[pair], "review_preacts": True}
+        if data == "imagenet" and pair in WEIGHT_IMAGENET:
+            return {"beta": WEIGHT_IMAGENET[pair], "review_preacts": True, "batch_size": 256}
         return {"beta": WEIGHT[pair]} if pair in WEIGHT else {}
 
     def levels_of_student(self, student: Features) -> list[Tensor]:

@@ -34,9 +34,9 @@ class RLD(LogitDistiller):
         rld_beta: float = option(8.0, "weight of the masked term", parse=not_negative)
 
     @staticmethod
-    def pair_defaults(teacher, student, views):
+    def pair_defaults(teacher, student, views, data):
         """Published settings: ImageNet pairs; with logit standardization, pairs of one family."""
-        on_imagenet = OTHERS_WEIGHT_IMAGENET.get((teacher, student))
+        on_imagenet = OTHERS_WEIGHT_IMAGENET.get((teacher, student)) if data == "imagenet" else None
         settings = {} if on_imagenet is None else {"rld_beta": on_imagenet}
         if "logit_stand" not in views:
             return settings if on_imagenet is None else {**settings, "kd_T": 1.0}

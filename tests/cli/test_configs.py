@@ -37,6 +37,20 @@ SDD_DKD = {
     "wrn_40_2->wrn_40_1": 6, "resnet56->resnet20": 2, "resnet110->resnet32": 2,
     "resnet110->resnet20": 2, "ResNet34->ResNet18": 0.5, "ResNet50->MobileNetV1": 2,
 }  # fmt: skip
+KD_WEIGHTS = {  # r, a, b
+    ("cifar100", "*"): (0.1, 0.9, 0),
+    ("imagenet", "ResNet34->ResNet18"): (1, 0.5, 0),
+    ("imagenet", "ResNet50->MobileNetV1"): (0.5, 0.5, 0),
+}
+# Of other methods on ImageNet: batch, rate, weight, warm-up.
+ON_IMAGENET = {
+    ("crd", "ResNet34->ResNet18"): (256, 0.1, 0.8, 0),
+    ("crd", "ResNet50->MobileNetV1"): (256, 0.1, 0.8, 0),
+    ("reviewkd", "ResNet34->ResNet18"): (256, 0.1, 1, 1),
+    ("reviewkd", "ResNet50->MobileNetV1"): (256, 0.1, 8, 1),
+    ("ofd", "ResNet34->ResNet18"): (128, 0.05, 1e-4, 0),
+    ("ofd", "ResNet50->MobileNetV1"): (128, 0.05, 1e-4, 0),
+}
 LS_KD = {  # temperature, weight
     "vgg13->vgg8": (3, 9), "resnet110->resnet20": (4, 12), "resnet32x4->wrn_16_2": (3, 9),
     "resnet32x4->wrn_40_2": (3, 9), "wrn_40_2->MobileNetV2": (3, 9), "vgg13->MobileNetV2": (3, 9),
@@ -80,9 +94,9 @@ def test_resolves_to_the_published_setting(path):
 
     assert options.clip_grad == (40 if method.startswith("sdd_") else 0)
     weights = options.gamma, options.alpha, options.beta
-    assert weights == ((0.1, 0.9, 0) if kind == "kd" else (1, 0, 1))
-    at_1 = data == "imagenet" and kind != "kd"
-    assert options.kd_T == (1 if at_1 else 4)
+    of_kd = KD_WEIGHTS[data, pair if data == "imagenet" else "*"]
+    assert weights == (of_kd if kind == "kd" else (1, 0, 1))
+    assert options.kd_T == (1 if data == "imagenet" else 4)
     if kind == "dkd":
         assert options.dkd_target == 1
         assert options.dkd_others == (DKD if method == "dkd" else SDD_DKD).get(pair, 8)
@@ -92,7 +106,8 @@ def test_resolves_to_the_published_setting(path):
     recipe = options.epochs, options.batch_size, options.weight_decay, options.warmup
     warmup = 0 if kind == "kd" else 1 if data == "imagenet" else 20
     if data == "imagenet":
-        assert recipe == (100, 512, 1e-4, warmup)
+        batch = 256 if method.startswith("sdd_") else 512  # SDD's own files: 256 at the rate of 512
+        assert recipe == (100, batch, 1e-4, warmup)
         assert (options.learning_rate, options.lr_decay_epochs) == (0.2, (30, 60, 90))
     else:
         assert recipe == (240, 64, 5e-4, warmup)
@@ -102,6 +117,33 @@ def test_resolves_to_the_published_setting(path):
     default = (5, 6) if kind == "rld" and same else (2, 9)
     weight = options.alpha if kind == "kd" else options.beta
     assert (options.kd_T, weight) == table.get(pair, default)
+
+
+@pytest.mark.parametrize(("method", "pair"), ON_IMAGENET, ids=" ".join)
+def test_other_methods_on_imagenet(method, pair):
+    teacher, student = pair.split("->")
+    line = f"--dataset imagenet --distill {method} --model_t {teacher} --model_s {student}"
+    options = parse.parse_student(line.split())
+    batch, rate, weight, warmup = ON_IMAGENET[method, pair]
+    assert (options.batch_size, options.beta, options.warmup) == (batch, weight, warmup)
+    assert options.learning_rate == pytest.approx(rate)
+    typed = parse.parse_student([*line.split(), "--batch_size", "512"])
+    assert (typed.batch_size, typed.learning_rate) == (512, 0.2)
+
+
+@pytest.mark.parametrize("method", ["kd", "dkd", "rld", "reviewkd", "ofd", "crd"])
+def test_settings_of_imagenet_are_for_imagenet(method):
+    """ResNet50 and MobileNetV1 are networks of CIFAR-100 as well."""
+    line = f"--distill {method} --model_t ResNet50 --model_s MobileNetV1"
+    options = parse.parse_student(line.split())
+    assert "pair" not in options.origin.values()
+    assert options.batch_size == 64
+
+
+def test_a_weight_under_logit_standardization_on_imagenet():
+    line = "--cfg configs/imagenet/kd/ResNet34_ResNet18.yaml --logit_stand --kd_weight 5"
+    options = parse.parse_student(line.replace("configs", str(ROOT)).split())
+    assert (options.gamma, options.alpha, options.kd_T) == (1, 5, 2)
 
 
 @pytest.mark.filterwarnings("ignore:.*regions.*same place:UserWarning")
