@@ -47,6 +47,9 @@ def load_teacher(setting: Setting) -> Trained:
     options, data = setting.options, setting.data
     path = Path(options.path_t) if options.path_t else fetch_teacher(options)
     network = load_frozen(options.model_t, path, data)
+    known = checkpoint.data_of(path)
+    if {"mean", "std"} <= known.keys():
+        network.expect_statistics((known["mean"], known["std"]), (data.mean, data.std))
     if not options.any_teacher:
         check_same_data(path, setting)
     usual = usual_teacher(options)

@@ -143,8 +143,9 @@ def measure_teacher(teacher: Trained, setting: Setting, test) -> dict[str, Any]:
             f"the teacher {teacher.path} gives numbers that are not finite: train it again, or "
             "give another"
         ) from None
+    own = "" if teacher.network.pixel_scale is None else ", with its own mean and std"
     print(
-        f"{'teacher:':<11}{describe_network(teacher.name, teacher.network)}, "
+        f"{'teacher:':<11}{describe_network(teacher.name, teacher.network)}{own}, "
         f"{scores['acc']:.2f} % (top-5 {scores['acc_top5']:.2f}), {teacher.path}",
         flush=True,
     )

@@ -106,11 +106,12 @@ class Numerics:
 
     def predictor(self, network: nn.Module, role: str) -> Callable[[Tensor], Tensor]:
         """A network in eval as a function from images (B, 3, H, W) to float32 logits (B, K)."""
-        network = self.compiled(self.place(network.eval(), role))
+        network = self.place(network.eval(), role)
+        run = self.compiled(network)
 
         def predict(images):
             with self.autocast():
-                return network(self.images(images, role)).float()
+                return run(self.images(network.own_pixels(images), role)).float()
 
         return predict
 

@@ -109,7 +109,8 @@ class Distillation(Task):
         with self.numerics.autocast():
             student = self.run_student(self.numerics.images(batch.images, "student"))
             with torch.no_grad():
-                teacher = self.run_teacher(self.numerics.images(batch.images, "teacher"))
+                images = self.teacher.own_pixels(batch.images)
+                teacher = self.run_teacher(self.numerics.images(images, "teacher"))
         n = len(batch.labels)
         return self.whole(student, n), self.whole(teacher, n)
 

@@ -198,6 +198,7 @@ class Wrapped(Classifier):
         self.__dict__["network"] = network
         for part in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             self.__dict__[part] = getattr(network, part)
+        self.declare_statistics()
 
         with unchanged(network):
             try:

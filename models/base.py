@@ -3,7 +3,7 @@
 B batch, C channels, H x W map, K classes, R regions.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std of 3 channels
 Maps = tuple[Tensor, ...]  # (B, C, H, W) each
 
 
@@ -68,6 +69,33 @@ class Classifier(nn.Module):
     learning_rate = 0.05  # of the training recipe for this network
     head_name = "fc"  # attribute with the classifier; published checkpoints differ in it
     not_features: tuple[str, ...] = ()  # other modules after the last stage, see feature_parameters
+
+    pixel_scale: Tensor | None  # (3, 1, 1), see `expect_statistics`
+    pixel_shift: Tensor | None
+
+    def __init__(self):
+        super().__init__()
+        self.declare_statistics()
+
+    def declare_statistics(self) -> None:
+        """The network's own statistics: as given, until `expect_statistics` says otherwise."""
+        self.register_buffer("pixel_scale", None, persistent=False)
+        self.register_buffer("pixel_shift", None, persistent=False)
+
+    def expect_statistics(self, own: Statistics, given: Statistics) -> None:
+        """Say that the network was trained on images normalised by other statistics than it will
+        be given: mean and std of each channel, of images in [0, 1]."""
+        own, given = (torch.tensor(s, dtype=torch.float64)[..., None, None] for s in (own, given))
+        if not torch.allclose(own, given, rtol=0, atol=1e-6):
+            (mean, std), (given_mean, given_std) = own, given  # (3, 1, 1) each
+            scale, shift = given_std / std, (given_mean - mean) / std
+            self.pixel_scale, self.pixel_shift = scale.float(), shift.float()
+
+    def own_pixels(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) as given -> normalised as in the network's training."""
+        if self.pixel_scale is None:
+            return images
+        return images * self.pixel_scale + self.pixel_shift
 
     @property
     def head(self) -> nn.Module:

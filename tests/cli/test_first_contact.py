@@ -117,6 +117,14 @@ def test_a_teacher_of_other_data(known, says, run, fails, teacher, tmp_path, cap
     assert "resnet8: last" in capsys.readouterr().out
 
 
+def test_a_teacher_with_statistics_of_its_own(run, teacher, tmp_path, capsys):
+    weights = checkpoint.weights_of(tmp_path / "one.pth")
+    statistics = {"mean": [0.2, 0.3, 0.4], "std": [0.1, 0.2, 0.3]}
+    torch.save({"model": weights, **statistics}, tmp_path / "one.pth")
+    run(STUDENT)
+    assert "parameters, with its own mean and std, " in capsys.readouterr().out
+
+
 def test_an_evaluation_takes_the_data_from_the_checkpoint(run, tmp_path, monkeypatch):
     run(f"train_teacher --model resnet8 {DATA}")
     folder = only(tmp_path / "save" / "models")

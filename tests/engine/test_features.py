@@ -42,3 +42,27 @@ def test_under_autocast_only_what_a_loss_reads_is_cast():
         assert isinstance(each, LazyFeatures)
         assert each.logits.dtype == torch.float32
         assert not {"stages", "preacts", "stem", "last_map", "pooled"} & vars(each).keys()
+
+
+def test_a_teacher_sees_pixels_normalised_its_own_way():
+    raw = torch.rand(4, 3, 16, 16)
+    own, given = ([0.4, 0.5, 0.6], [0.2, 0.25, 0.3]), ([0.5, 0.5, 0.5], [0.5, 0.4, 0.3])
+
+    def normalised(mean, std):
+        return (raw - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+    numerics = Numerics(torch.device("cpu"))
+    student, teacher = MODELS["resnet8"](4), MODELS["resnet14"](4).eval()
+    expected = teacher(normalised(*own))
+    keys = teacher.state_dict().keys()
+    teacher.expect_statistics(own, given)
+    assert teacher.state_dict().keys() == keys
+    kd = METHODS["kd"](METHODS["kd"].Options(), bare_setup())
+    task = Distillation((student, teacher), kd, kd, "kd", Recipe(0.1, 0.9, 0), numerics).train()
+    batch = Batch(normalised(*given), torch.arange(4), torch.arange(4))
+    torch.testing.assert_close(task.features(batch)[1].logits, expected, rtol=1e-4, atol=1e-4)
+    scores = numerics.predictor(teacher, "teacher")(batch.images)
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+    same = MODELS["resnet14"](4)
+    same.expect_statistics(given, given)
+    assert same.own_pixels(raw) is raw
