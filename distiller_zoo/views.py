@@ -54,12 +54,20 @@ class ScaleDecoupling(View):
             "--M",
             parse=grid_sizes,
         )
+        sdd_from: str = option(
+            "map",
+            "what the grids cut: the last map, or that pooled to 4x4 first, as the published code "
+            "does (the same for maps of 4x4 and 8x8; on ImageNet's 7x7 the image's row differs)",
+            choices=("map", "4x4"),
+            added=True,
+        )
 
     def __init__(self, options, setup):
         super().__init__(options, setup)
         self.scales = options.sdd
+        self.pooled_to = {"map": 0, "4x4": 4}[options.sdd_from]
         for who in (setup.student, setup.teacher):
-            who.region_logits(self.scales)  # raises ValueError where there are no regions
+            who.region_logits(self.scales, self.pooled_to)  # ValueError without regions
             if (finest := max(self.scales)) > (least := min(who.last_map.shape[2:])):
                 warnings.warn(
                     f"a last map of {least} x {least} is cut into {finest} x {finest} regions: "
@@ -68,7 +76,8 @@ class ScaleDecoupling(View):
                 )
 
     def __call__(self, rows, student, teacher, labels):
-        s, t = student.region_logits(self.scales), teacher.region_logits(self.scales)  # (R, B, K)
+        s = student.region_logits(self.scales, self.pooled_to)  # (R, B, K)
+        t = teacher.region_logits(self.scales, self.pooled_to)
         return Rows(s, t, self.weights(t, labels) / len(t))
 
     @staticmethod

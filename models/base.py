@@ -30,11 +30,12 @@ class Features:
     logits: Tensor  # (B, K)
     head: nn.Module  # the classifier, (..., C) -> (..., K)
 
-    def region_logits(self, scales: tuple[int, ...]) -> Tensor:
+    def region_logits(self, scales: tuple[int, ...], pooled_to: int = 0) -> Tensor:
         """Logits of every region of an s x s grid, row by row, for each s in `scales`: (R, B, K).
 
-        A grid finer than the map repeats its pixels. Raises ValueError without a map larger than
-        1x1.
+        A grid finer than the map repeats its pixels. With `pooled_to` the map is pooled to a square
+        of that size first; the region that is the whole map is then the mean of the square.
+        Raises ValueError without a map larger than 1x1.
         """
         if self.last_map is None:
             raise ValueError("regions need a network whose classifier reads the mean of a map")
@@ -42,7 +43,8 @@ class Features:
         if max(scales) > 1 == min(height, width):
             raise ValueError(f"a {height}x{width} last map has no regions")
         x = self.last_map.flatten(2)  # (B, C, H * W)
-        regions = x @ region_means(height, width, scales, x.dtype, x.device)  # (B, C, R)
+        means = region_means((height, width), scales, pooled_to, x.dtype, x.device)
+        regions = x @ means  # (B, C, R)
         return self.head(regions.permute(2, 0, 1))
 
     def replace(self, **tensors: Tensor) -> "Features":
@@ -52,13 +54,19 @@ class Features:
 
 @cache
 def region_means(
-    height: int, width: int, scales: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    size: tuple[int, int],
+    scales: tuple[int, ...],
+    pooled_to: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
     """Matrix (H * W, R): a flattened map times it gives the mean of each region.
 
     One product takes a third of the time of pooling each scale.
     """
-    one_hot = torch.eye(height * width, dtype=torch.float64).view(-1, 1, height, width)
+    one_hot = torch.eye(size[0] * size[1], dtype=torch.float64).view(-1, 1, *size)
+    if pooled_to:
+        one_hot = F.adaptive_avg_pool2d(one_hot, pooled_to)
     means = [F.adaptive_avg_pool2d(one_hot, s).flatten(1) for s in scales]
     return torch.cat(means, dim=1).to(device, dtype)
 

@@ -47,7 +47,7 @@ def tekap_logit(case):
 class Patches(Features):
     """A pass whose region logits are given: (B, K, R)."""
 
-    def region_logits(self, scales):
+    def region_logits(self, scales, pooled_to=0):
         return self.logits.permute(2, 0, 1)
 
 

@@ -11,6 +11,7 @@ from distiller_zoo.nkd import NKD
 from distiller_zoo.rows import kl
 from distiller_zoo.views import LogitStandardization, ScaleDecoupling, Tekap, z_score
 from distiller_zoo.wsld import WSLD, weights
+from models.base import Features
 from tests.adapters import bare_setup, only_logits
 
 
@@ -124,3 +125,20 @@ def test_weights_of_samples_do_not_change_when_logits_are_standardised(T):
     q = F.softmax(teacher, dim=1).gather(1, labels[:, None])[:, 0]
     expected = (q * F.cross_entropy(s, labels, reduction="none")).mean()
     torch.testing.assert_close(loss(NKD(NKD.Options(T, nkd_gamma=0.0), setup)), expected)
+
+
+@pytest.mark.parametrize("size", [4, 7, 8])
+def test_regions_of_a_map_that_is_pooled_first(size):
+    """As published: the map is pooled to 4x4, and the grids are cut from that."""
+    last_map, head = torch.randn(2, 6, size, size), torch.nn.Linear(6, 5)
+    features = Features(None, (), (), last_map, last_map.mean(dim=(2, 3)), torch.zeros(2, 5), head)
+    square = F.adaptive_avg_pool2d(last_map, 4)
+    expected = [
+        head(region)
+        for scale in (1, 2, 4)
+        for region in F.adaptive_avg_pool2d(square, scale).flatten(2).permute(2, 0, 1)
+    ]
+    found = features.region_logits((1, 2, 4), pooled_to=4)
+    torch.testing.assert_close(found, torch.stack(expected))
+    same = torch.allclose(found, features.region_logits((1, 2, 4)), atol=1e-5)
+    assert same == (size != 7)
