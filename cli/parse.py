@@ -39,7 +39,8 @@ UNUSABLE = object()  # the value of an option without which a command line is re
 # What people of the field type, and what it is called here.
 HINTS = {
     "gpu": "--device cuda:N", "gpu_id": "--device cuda:N", "T": "--kd_T", "temperature": "--kd_T",
-    "kd_temperature": "--kd_T", "teacher": "--path_t", "student": "--model_s", "arch": "--model",
+    "kd_temperature": "--kd_T", "teacher": "--model_t or --path_t", "student": "--model_s",
+    "arch": "--model", "bs": "--batch_size",
     "method": "--distill", "dataset_dir": "--data_dir", "data": "--data_dir", "j": "--num_workers",
     "workers": "--num_workers", "fp16": "--amp fp16", "k": "--nce_k",
 }  # fmt: skip

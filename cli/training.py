@@ -1,5 +1,6 @@
 """What every training command does with its stages: say what runs, hold the folder, train."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from helper.errors import UserError
 from models.base import Classifier
 from runs.code import CODE
 from runs.experiment import Experiment, rounding_of
-from runs.folder import FINISHED, RunFolder
+from runs.folder import FINISHED, NEW, RunFolder
 from runs.logs import import_wandb
 from runs.provenance import provenance
 from runs.recorder import Run
@@ -40,9 +41,24 @@ def is_finished(folder: RunFolder, setting: Setting) -> bool:
         import_wandb()
     on_main_process(folder.check_free)
     found = on_main_process(lambda: folder.check(options.resume, options.overwrite))
-    if found == FINISHED:
-        print(f"{folder.path} is finished: nothing to do")
+    if found == FINISHED and is_main_process():
+        print(f"{folder.path} is finished: nothing to do{scores_of(folder)}")
+    if (
+        found == NEW
+        and options.resume
+        and is_main_process()
+        and (other := folder.stopped_sibling())
+    ):
+        warnings.warn(f"nothing to resume in {folder.path}: it starts anew; {other}", stacklevel=2)
     return found == FINISHED
+
+
+def scores_of(folder: RunFolder) -> str:
+    """' (last 76.87 %, best 77.01 %)' of a finished run."""
+    summary = folder.read_summary()
+    scores = {name: (summary.get(name) or {}).get("test_acc") for name in ("last", "best")}
+    known = ", ".join(f"{name} {acc:.2f} %" for name, acc in scores.items() if acc is not None)
+    return f" ({known})" if known else ""
 
 
 def train(

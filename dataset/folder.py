@@ -97,7 +97,10 @@ def split_folders(root: Path) -> tuple[Path, Path]:
             f"no folder {root}: name the one that holds train/ and val/ with --data_dir"
         )
     if not (root / "train").is_dir():
-        raise UserError(f"no train/ in {root}: it needs train/CLASS/IMAGE and val/CLASS/IMAGE")
+        raise UserError(
+            f"no train/ in {root}: it needs train/CLASS/IMAGE and val/CLASS/IMAGE; "
+            "--data_dir names the folder that has them"
+        )
     found = [root / name for name in ("val", "test") if (root / name).is_dir()]
     if not found:
         raise UserError(f"neither val/ nor test/ in {root}: one of them is needed to test on")

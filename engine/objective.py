@@ -16,6 +16,7 @@ from distiller_zoo.base import Distiller, Recipe
 from engine.device import Numerics
 from engine.distributed import gather_batch, world_size
 from engine.features import LazyFeatures
+from helper.errors import UserError
 from models.base import Classifier, Features, he_init
 
 PROBE_STD = 0.01  # of the weights of a linear probe at its start
@@ -132,6 +133,11 @@ class Distillation(Task):
             terms["kd"] = self.kd(student, teacher, batch)
         if self.name in weights.keys() - {"ce", "kd"}:
             terms[self.name] = self.method(student, teacher, batch)
+        for term, value in terms.items():
+            if value.ndim:
+                raise UserError(
+                    f"{term} gives a loss of shape {tuple(value.shape)}: it has to be a scalar"
+                )
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         parts = {f"{self.name}_{part}": value for part, value in self.method.parts.items()}
         return Output(loss, {**terms, **parts}, student.logits)

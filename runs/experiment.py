@@ -83,7 +83,11 @@ class Experiment:
             what = "probed checkpoint" if self.kind == "probe" else "teacher"
             found.append(f"the {what} is another file")
         if self.code != other.code:
-            found.append(f"the code has other versions ({dict(other.code)} and {dict(self.code)})")
+            mine, theirs = dict(self.code), dict(other.code)
+            changed = [
+                n for n in sorted(mine.keys() | theirs.keys()) if mine.get(n) != theirs.get(n)
+            ]
+            found.append(f"the code of {', '.join(changed)} has changed")
         return found
 
     def to_dict(self) -> dict[str, Any]:

@@ -84,6 +84,23 @@ class RunFolder:
                 self._acquire()
                 self._release()
 
+    def stopped_sibling(self) -> str:
+        """Which stopped run beside this one differs from it least, and in what; "" for none."""
+        found = []
+        for file in self.path.parent.glob("*/run.json"):
+            with suppress(UserError, OSError, ValueError, AttributeError):
+                summary = json.loads(file.read_text())
+                other = Experiment.from_dict(summary.get("experiment"))
+                alike = (
+                    other.title == self.experiment.title and other.trial == self.experiment.trial
+                )
+                if alike and summary.get("status") == STOPPED:
+                    found.append((self.experiment.differences(other), file.parent))
+        if not found:
+            return ""
+        differences, path = min(found, key=lambda pair: len(pair[0]))
+        return f"{path.name} was stopped, of which {'; '.join(differences)}"
+
     def read_summary(self) -> dict[str, Any]:
         """What run.json says; UserError where it is broken or of an earlier release."""
         try:

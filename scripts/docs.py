@@ -45,6 +45,7 @@ def methods() -> list[str]:
     for name in METHODS:
         recipe = METHODS[name].recipe
         weights = f"{recipe.gamma:g}, {recipe.alpha:g}, {recipe.beta:g}"
+        weights += f" (after {recipe.warmup} epochs)" if recipe.warmup else ""
         about = first_line(METHODS[name])
         rows.append((f"`{name}`", about, weights, flags(METHODS[name].Options)))
     return table(("`--distill`", "paper", "r, a, b", "flags"), rows)

@@ -90,7 +90,8 @@ def as_trained(data: AnySet, path: str) -> AnySet:
     if "classes" in known and list(known["classes"]) != list(data.classes):
         raise UserError(
             f"{path} was trained for {describe_classes(known['classes'])}, and {data.name} has "
-            f"{describe_classes(data.classes)}: give its data set with -d, or its --data_dir"
+            f"{describe_classes(data.classes)}: without -d its own data set is taken, and "
+            "--data_dir says where that lies"
         )
     if known.get("image_size", data.image_size) != data.image_size:
         raise UserError(

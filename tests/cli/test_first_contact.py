@@ -296,3 +296,23 @@ def test_nothing_heavy_is_imported_for_a_command_line():
     heavy = {"sklearn", "torchvision", "tensorboard", "PIL", "torch._inductor", "wandb", "pooch"}
     assert "train_student" in loaded
     assert not heavy & loaded
+
+
+def test_nothing_to_resume_names_the_stopped_run_beside_it(run, tmp_path, capsys):
+    line = f"train_teacher --model resnet8 {DATA}"
+    run(line)
+    folder = only(tmp_path / "save" / "models")
+    summary = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**summary, "status": "running"}))
+    capsys.readouterr()
+    run(f"{line} --lr 0.02 --resume")
+    err = capsys.readouterr().err
+    assert "nothing to resume in save/models/resnet8_fake_" in err
+    assert "was stopped, of which learning_rate is 0.05 there and 0.02 here" in err
+
+
+def test_a_loss_that_is_no_scalar(methods_dir, fails, teacher):
+    source = METHOD.format(name="mine", option="mine_power").replace(".mean()", ".mean(dim=1)")
+    (methods_dir / "good.py").write_text(source)
+    message = fails(f"{STUDENT} --methods_dir mine --distill mine")
+    assert "mine gives a loss of shape (16,): it has to be a scalar" in message

@@ -37,7 +37,7 @@ ONE = Experiment(
         ({"options": (("kd_T", 4.0), ("seed", 1))}, "sdd is .1, 2. there and not in force here"),
         ({"data": "xyz"}, "the images or labels of the data set are others"),
         ({"source": "xyz"}, "the teacher is another file"),
-        ({"code": (("augmentation", "2"),)}, "the code has other versions"),
+        ({"code": (("augmentation", "2"),)}, "the code of augmentation has changed"),
     ],
 )
 def test_whatever_changes_a_number_changes_the_digest(change, says):
