@@ -7,7 +7,13 @@ python train_student.py --path_t save/models/resnet32x4_vanilla/ckpt_epoch_240.p
 from cli.identity import make_experiment, student_title
 from cli.main import main
 from cli.networks import load_teacher
-from cli.objective import describe_objective, describe_pair, kd_and_method, method_setup
+from cli.objective import (
+    describe_memories,
+    describe_objective,
+    describe_pair,
+    kd_and_method,
+    method_setup,
+)
 from cli.parse import parse_student
 from cli.setting import make_setting
 from cli.training import is_finished, measure_teacher, print_heading, run_folder, train
@@ -40,8 +46,9 @@ def train_student(argv):
     ]
     objective = describe_objective(options)
     print_heading(setting, folder, student, objective)
-    if note := describe_pair(options):
-        print(note)
+    for note in (describe_pair(options), describe_memories(method)):
+        if note:
+            print(note, flush=True)
     facts = {
         "objective": objective,
         "terms": term_weights(options, options.distill, options.epochs),

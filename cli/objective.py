@@ -76,3 +76,9 @@ def describe_pair(options: Resolved) -> str:
     settings = ", ".join(f"{name}={options.values[name]}" for name in named)
     pair = f"{options.model_t} -> {options.model_s}"
     return f"settings of {pair}: {settings} (--no_pair_defaults leaves them out)" if named else ""
+
+
+def describe_memories(method: Distiller) -> str:
+    """What a method keeps of training samples, where it is much; empty where it is not."""
+    size = sum(buffer.numel() * buffer.element_size() for buffer in method.buffers())
+    return f"memories:  {size / 1e6:,.0f} MB of {type(method).__name__}" if size > 1e7 else ""

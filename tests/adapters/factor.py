@@ -1,9 +1,9 @@
-import torch
+from copy import deepcopy
 
-from distiller_zoo.factor import Paraphraser, Translator, factor_loss
+from distiller_zoo.factor import FactorTransfer, Paraphraser, Translator, factor_loss
 
 from . import ADAPTERS, Subject
-from .features import buffers, load
+from .features import buffers, load, method_of, passes
 
 
 @ADAPTERS.register("factor")
@@ -56,16 +56,19 @@ def of_translator(case):
 
 
 def of_all(case):
-    """As the method puts them together; its parts are called by hand to be looked at."""
-    paraphraser, _ = paraphraser_of(case)
-    translator, trained = translator_of(case, case["f_t"].shape[1])
+    """The method's loss; its parts are called once more to be looked at."""
     h = case.hyper
+    options = FactorTransfer.Options(ft_k=h["k"], ft_p1=h["p1"], ft_p2=h["p2"])
+    method = method_of(FactorTransfer, options, case)
+    load(method.paraphraser, case, "paraphraser.")
+    trained = load(method.translator, case, "translator.")
 
     def call():
-        with torch.no_grad():
-            factor_t = paraphraser.encoder(case["f_t"])
-        factor_s = translator(case["f_s"])
-        loss = factor_loss(factor_s, factor_t, h["p1"], h["p2"])
-        return {"loss": loss, "out/factor_s": factor_s, "out/factor_t": factor_t}
+        translator = deepcopy(method.translator)  # whose pass moves no statistics of the method
+        factors = {
+            "out/factor_s": translator(case["f_s"]),
+            "out/factor_t": method.paraphraser.encoder(case["f_t"]).detach(),
+        }
+        return {"loss": method(*passes(case), None), **factors}
 
-    return Subject(call, trained, buffers(translator, "translator."))
+    return Subject(call, trained, buffers(method.translator, "translator."))

@@ -4,7 +4,9 @@ import torch
 from torch import nn
 
 from distiller_zoo import attention, correlation, nst, pkt, rkd, similarity, vid
+from distiller_zoo.base import Setup
 from models.adapters import Regressor
+from models.base import Features
 
 from . import ADAPTERS, Subject
 
@@ -12,6 +14,24 @@ from . import ADAPTERS, Subject
 def maps(case, name: str) -> list:
     """f_s.0, f_s.1, ... in network order."""
     return [case[key] for key in case.entry["inputs"] if key.startswith(f"{name}.")]
+
+
+def passes(case) -> tuple[Features, Features]:
+    """The student's and the teacher's maps and pooled vectors as features of one pass each.
+
+    The reference does not tell maps before their activation from those behind it.
+    """
+    found = []
+    for who in ("s", "t"):
+        every = tuple(maps(case, f"f_{who}")) or (case[f"f_{who}"],)
+        pooled = case[f"pooled_{who}"] if f"pooled_{who}" in case.entry["inputs"] else None
+        found.append(Features(None, every, every, every[-1], pooled, None, None))
+    return tuple(found)
+
+
+def method_of(cls, options, case, teacher_net=None):
+    """The method that those features make."""
+    return cls(options, Setup(*passes(case), None, teacher_net, None)).to(case.dtype)
 
 
 def pairs(case):

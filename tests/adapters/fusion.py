@@ -1,11 +1,14 @@
 """OFD and ReviewKD."""
 
+from copy import deepcopy
+from types import SimpleNamespace
+
 from torch import nn
 
 from distiller_zoo import ofd, reviewkd
 
 from . import ADAPTERS, Subject
-from .features import buffers, load, maps, of_parts, pairs
+from .features import buffers, load, maps, method_of, of_parts, passes
 
 
 @ADAPTERS.register("ofd")
@@ -30,20 +33,27 @@ def margins_alone(case):
     return Subject(lambda: {f"out/margin.{i}": m for i, m in enumerate(margins(case))})
 
 
+def teacher_with_norms(case):
+    """A network of which only the BatchNorms before its activations are known."""
+    norms = []
+    for i, channels in enumerate(case.hyper["t_channels"]):
+        norm = nn.BatchNorm2d(channels).to(case.dtype)
+        for what in ("weight", "bias"):
+            getattr(norm, what).data = case.state(f"teacher_bn.{i}.{what}")
+        norms.append(norm)
+    return SimpleNamespace(preact_norms=lambda: tuple(norms))
+
+
 def full_ofd(case):
-    kernel = case.hyper["kernel_size"]
-    connectors = nn.ModuleList(
-        ofd.connector(s.shape[1], t.shape[1], kernel) for s, t in pairs(case)
-    )
-    trained = load(connectors, case, "connectors.")
+    options = ofd.OFD.Options(ofd_kernel=case.hyper["kernel_size"])
+    method = method_of(ofd.OFD, options, case, teacher_with_norms(case))
+    trained = load(method.connectors, case, "connectors.")
 
     def call():
-        connected = [f(s) for f, s in zip(connectors, maps(case, "f_s"), strict=True)]
-        low = margins(case)
-        results = {"loss": ofd.ofd_loss(connected, maps(case, "f_t"), low)}
-        return results | {f"out/margin.{i}": m for i, m in enumerate(low)}
+        low = {f"out/margin.{i}": m for i, m in enumerate(margins(case))}
+        return {"loss": method(*passes(case), None), **low}
 
-    return Subject(call, trained, buffers(connectors, "connectors."))
+    return Subject(call, trained, buffers(method.connectors, "connectors."))
 
 
 @ADAPTERS.register("reviewkd")
@@ -71,13 +81,15 @@ def fusion(case):
 
 
 def full_review(case):
-    h = case.hyper
-    module = reviewkd.fusions(h["in_channels"], h["out_channels"], h["mid_channel"])
-    trained = load(module, case, "abfs.")
+    options = reviewkd.ReviewKD.Options(review_channels=case.hyper["mid_channel"])
+    method = method_of(reviewkd.ReviewKD, options, case)
+    trained = load(method.fusions, case, "abfs.")
 
     def call():
-        s = [*maps(case, "f_s"), case["pooled_s"][:, :, None, None]]
-        t = [*maps(case, "f_t"), case["pooled_t"][:, :, None, None]]
-        return of_parts(reviewkd.hcl_losses(reviewkd.fuse_levels(module, s, t), t))
+        s, t = passes(case)
+        levels = method.levels_of_student(s), method.levels_of_teacher(t)
+        fusions = deepcopy(method.fusions)  # whose pass moves no statistics of the method
+        parts = reviewkd.hcl_losses(reviewkd.fuse_levels(fusions, *levels), levels[1])
+        return {**of_parts(parts), "loss": method(s, t, None)}
 
-    return Subject(call, trained, buffers(module, "abfs."))
+    return Subject(call, trained, buffers(method.fusions, "abfs."))

@@ -137,3 +137,11 @@ def test_the_teacher_is_named_by_its_checkpoint(tmp_path):
     assert student(f"--path_t {path}").model_t == "wrn_40_2"
     assert student(f"--path_t {path} --model_t vgg8").model_t == "vgg8"
     assert student("").model_t == "resnet32x4"
+
+
+def test_large_memories_are_said():
+    bank = torch.nn.Module()
+    bank.register_buffer("bank", torch.empty(1_280_000, 128, device="meta"))
+    assert objective.describe_memories(bank) == "memories:  655 MB of Module"
+    bank.register_buffer("bank", torch.empty(1000, 128))
+    assert objective.describe_memories(bank) == ""
