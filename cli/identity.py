@@ -13,7 +13,7 @@ from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import Distiller
 from engine.distributed import world_size
 from engine.objective import PROBE_VERSION
-from engine.recipe import DECAY_EPOCHS, DECAY_EPOCHS_OF, in_proportion
+from engine.recipe import decays_in_force
 from helper.options import Resolved
 from models.any import source_of
 from runs.code import own_code
@@ -81,12 +81,8 @@ def effective(values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
     options, values = setting.options, dict(values)
     if values["learning_rate"] is None:
         values["learning_rate"] = setting.network_rate
-    if values["lr_decay_epochs"] is None:
-        decays = in_proportion(DECAY_EPOCHS, DECAY_EPOCHS_OF, options.epochs)
-        values["lr_decay_epochs"] = decays
-    if isinstance(values["lr_decay_epochs"], tuple):  # a decay at the end or later is none
-        within = (at for at in values["lr_decay_epochs"] if at < options.epochs)
-        values["lr_decay_epochs"] = tuple(within)
+    if values["lr_decay_epochs"] is not UNUSABLE:
+        values["lr_decay_epochs"] = decays_in_force(values["lr_decay_epochs"], options.epochs)
     if values["seed"] is None:
         values["seed"] = options.trial
     if "image_size" in values:

@@ -51,7 +51,7 @@ def load_teacher(setting: Setting) -> Trained:
     if {"mean", "std"} <= known.keys():
         network.expect_statistics((known["mean"], known["std"]), (data.mean, data.std))
     if not options.any_teacher:
-        check_same_data(path, setting)
+        check_same_data(path, known, setting)
     usual = usual_teacher(options)
     at_its_place = not options.path_t or (usual and usual.resolve() == path.resolve())
     return Trained(options.model_t, path, sha256(path), network, bool(at_its_place))
@@ -79,12 +79,12 @@ def fetch_teacher(options: Resolved) -> Path:
     )
 
 
-def check_same_data(path: Path, setting: Setting) -> None:
-    """UserError where a checkpoint says that it was trained on other data or another size.
+def check_same_data(path: Path, known: Mapping[str, Any], setting: Setting) -> None:
+    """UserError where what a checkpoint says (`known`) is other data or another image size.
 
     The same images under another name are the same; other images of the same name are said.
     """
-    known, data = checkpoint.data_of(path), setting.data
+    data = setting.data
     if known.get("fingerprint") == setting.fingerprint:
         return
     here = {"data": data.name, "image_size": data.image_size, "classes": list(data.classes)}
@@ -129,10 +129,5 @@ def load_backbone(fresh: Classifier, path: Path, name: str) -> None:
     """Load all of a checkpoint but its classifier, which was for other classes."""
     own, weights = fresh.state_dict(), checkpoint.weights_of(path)
     head = {key for key in own if key.startswith(f"{fresh.head_name}.")}
-    weights = without(weights, head)
-    weights.update((key, own[key]) for key in head)
+    weights |= {key: own[key] for key in head}
     checkpoint.load_into(fresh, weights, path, name)
-
-
-def without(weights: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
-    return {key: value for key, value in weights.items() if key not in keys}

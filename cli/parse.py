@@ -58,13 +58,14 @@ def parse_transfer(argv: Sequence[str]) -> Resolved:
     """Command line of transfer_student.py -> its options."""
     about = "Train a new classifier on the frozen features of a checkpoint."
     classes, typed = parse((TransferOptions, *COMMON), argv, about)
+    network_of = functools.cache(checkpoint.network_of)  # else the file is read for every flag
 
     def make(typed):
         of = PROBE_RECIPE["epochs"]
         decays = in_proportion(PROBE_RECIPE["lr_decay_epochs"], of, typed.get("epochs", of))
         probe = {**PROBE_RECIPE, "lr_decay_epochs": decays}
         if Path(typed.get("path_s", "")).is_file() and not typed.get("model_s"):
-            probe["model_s"] = checkpoint.network_of(typed["path_s"], "--model_s")
+            probe["model_s"] = network_of(typed["path_s"], "--model_s")
         return resolve(classes, ("linear probe", probe), ("typed", typed))
 
     return with_usual(make, typed)
@@ -115,11 +116,11 @@ def resolve_student(
     pair = method.pair_defaults(teacher, student, views, typed.get("dataset", DataOptions.dataset))
     pair, left_out = ({}, bool(pair)) if typed.get("no_pair_defaults") else (pair, False)
     data = data_layer({**pair, **typed}, "model_s")
-    if method.recipe.warmup and data_set(typed).warmup is not None:
-        data[1]["warmup"] = data_set(typed).warmup
-    typed = {**typed, **({"distill": METHODS.canonical(name)} if "distill" in typed else {})}
-    if typed.get("no_pair_defaults"):
-        typed["no_pair_defaults"] = left_out  # off where there is nothing to leave out
+    if method.recipe.warmup and entry.warmup is not None:
+        data[1]["warmup"] = entry.warmup
+    # One name of a method, and off where there is nothing to leave out.
+    plain = {"distill": METHODS.canonical(name), "no_pair_defaults": left_out}
+    typed = {**typed, **{key: value for key, value in plain.items() if key in typed}}
     layers = [(f"recipe of {name}", {**vars(method.recipe), "model_t": teacher}), data]
     layers.append(("pair", pair))
     layers += [view_defaults(view, typed, pair, method) for view in views]
@@ -210,9 +211,8 @@ def teacher_name(typed: Typed, network_of: Callable[[str, str], str]) -> str:
 def has_effect(view: str, options: Resolved) -> bool:
     """Whether a view that is on changes a term of the objective."""
     method = METHODS[options.distill]
-    on_features = VIEWS[view].wrapper and options.beta
-    on_rows = issubclass(method, LogitDistiller) and options.beta
-    return bool(options.alpha or on_rows or on_features)
+    on_method = VIEWS[view].wrapper or issubclass(method, LogitDistiller)
+    return bool(options.alpha or (options.beta and on_method))
 
 
 def view_defaults(

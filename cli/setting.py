@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,9 +38,10 @@ class Setting:
 
     @property
     def seed(self) -> int:
-        return seed_of(self.options)
+        """--seed, else the trial."""
+        return self.options.trial if self.options.seed is None else self.options.seed
 
-    @property
+    @cached_property
     def draws_in_training(self) -> bool:
         """Whether the trained network draws random numbers: dropout, stochastic depth."""
         with torch.random.fork_rng(devices=[]):
@@ -73,11 +75,6 @@ def make_setting(options: Resolved, model: str) -> Setting:
     known_as = on_main_process(lambda: fingerprint(whole))
     rate = learning_rate(data.networks.get(model, model))
     return Setting(options, model, numerics, data, make_schedule(options, rate), rate, known_as)
-
-
-def seed_of(options: Resolved) -> int:
-    """The seed of a run: --seed, else its trial."""
-    return options.trial if options.seed is None else options.seed
 
 
 def load_data(options: Resolved) -> AnySet:

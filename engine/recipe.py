@@ -81,12 +81,17 @@ def make_schedule(recipe: RecipeOptions, network_rate: float) -> Schedule:
 
     Decays move in proportion when only the number of epochs is given.
     """
-    decay_epochs = recipe.lr_decay_epochs
-    if decay_epochs is None:
-        decay_epochs = in_proportion(DECAY_EPOCHS, DECAY_EPOCHS_OF, recipe.epochs)
     start = network_rate if recipe.learning_rate is None else recipe.learning_rate
-    within = tuple(at for at in decay_epochs if at < recipe.epochs)  # at the end it is none
-    return Schedule(start, within, recipe.lr_decay_rate)
+    decay_epochs = decays_in_force(recipe.lr_decay_epochs, recipe.epochs)
+    return Schedule(start, decay_epochs, recipe.lr_decay_rate)
+
+
+def decays_in_force(decay_epochs: tuple[int, ...] | None, epochs: int) -> tuple[int, ...]:
+    """The decays that a run of so many epochs reaches; None stands for the published ones, moved in
+    proportion."""
+    if decay_epochs is None:
+        decay_epochs = in_proportion(DECAY_EPOCHS, DECAY_EPOCHS_OF, epochs)
+    return tuple(at for at in decay_epochs if at < epochs)
 
 
 def in_proportion(decay_epochs: tuple[int, ...], of: int, epochs: int) -> tuple[int, ...]:

@@ -30,6 +30,13 @@ def only(folder: Path, pattern: str = "*") -> Path:
     return found
 
 
+def stopped(folder: Path) -> dict:
+    """Make a finished run one that was killed right before it said so -> what its run.json said."""
+    summary = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**summary, "status": "running"}))
+    return summary
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

@@ -22,7 +22,7 @@ from helper import files
 from models import MODELS
 from runs import checkpoint
 from tests.adapters import bare_setup
-from tests.conftest import only
+from tests.conftest import only, stopped
 
 DATA = "--dataset fake --fake_size 64 --image_size 8 --fake_classes 4 --batch_size 16"
 ALONE = f"train_teacher --model resnet8 {DATA}"
@@ -349,9 +349,7 @@ def test_wandb_goes_on_in_the_same_run(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     run(f"{ALONE} --epochs 2 --wandb")
     folder = only(tmp_path / "save" / "models")
-    stored = summary(folder)
-    assert stored["wandb_id"] == "an id"
-    (folder / "run.json").write_text(json.dumps({**stored, "status": "running"}))
+    assert stopped(folder)["wandb_id"] == "an id"
     run(f"{ALONE} --epochs 2 --wandb --resume")
     assert "id" not in calls[0]
     assert (calls[1]["id"], calls[1]["resume"]) == ("an id", "allow")

@@ -1,7 +1,6 @@
 """Every mistake a user can make ends in one line that says what is wrong and what to do."""
 
 import argparse
-import json
 import os
 import re
 
@@ -11,7 +10,7 @@ import torch
 from models import MODELS
 from models.any import build
 from runs import checkpoint
-from tests.conftest import only
+from tests.conftest import only, stopped
 
 FAKE = "--dataset fake --fake_size 20 --image_size 8 --epochs 1"
 TEACHER = f"train_teacher --model resnet8 {FAKE}"
@@ -181,8 +180,7 @@ def test_a_run_is_not_lost(here, run, fails, capsys):
     run(TEACHER)
     assert "is finished: nothing to do" in capsys.readouterr().out
 
-    summary = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**summary, "status": "running"}))
+    stopped(folder)
     assert "holds a run that was stopped: --resume to go on" in fails(TEACHER)
 
     (folder / "resume.pth").rename(here / "elsewhere.pth")
@@ -216,8 +214,7 @@ def test_overwriting_waits_until_everything_else_is_right(here, run, fails):
 def test_broken_resume_file(here, run, fails):
     run(TEACHER)
     folder = only(here / "save" / "models")
-    summary = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**summary, "status": "running"}))
+    stopped(folder)
     (folder / "resume.pth").write_bytes(b"half")
     assert "resume.pth is no checkpoint, or a truncated one" in fails(f"{TEACHER} --resume")
     torch.save({"model": {}}, folder / "resume.pth")

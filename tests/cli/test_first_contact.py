@@ -14,7 +14,7 @@ from distiller_zoo.base import Recipe
 from models import MODELS
 from runs import checkpoint
 from runs.logs import read_lines
-from tests.conftest import only
+from tests.conftest import only, stopped
 from tools import eval as tool
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -302,8 +302,7 @@ def test_nothing_to_resume_names_the_stopped_run_beside_it(run, tmp_path, capsys
     line = f"train_teacher --model resnet8 {DATA}"
     run(line)
     folder = only(tmp_path / "save" / "models")
-    summary = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**summary, "status": "running"}))
+    stopped(folder)
     capsys.readouterr()
     run(f"{line} --lr 0.02 --resume")
     err = capsys.readouterr().err

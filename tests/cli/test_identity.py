@@ -13,7 +13,7 @@ import transfer_student
 from helper.options import option
 from models import MODELS
 from runs import checkpoint
-from tests.conftest import only
+from tests.conftest import only, stopped
 
 DATA = "--dataset fake --fake_size 40 --image_size 8 --batch_size 16 --fake_classes 4 --epochs 1"
 STUDENT = f"train_student --path_t one.pth --model_t resnet8 {DATA}"
@@ -230,8 +230,7 @@ def test_a_resume_under_other_rounding_says_that_bits_may_differ(run, tmp_path, 
     line = f"train_teacher --model resnet8 {DATA}"
     run(line)
     folder = only(tmp_path / "save" / "models")
-    summary = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**summary, "status": "running"}))
+    stopped(folder)
     run(f"{line} --resume --amp bf16")
     assert (
         "amp was off and is bf16: the run goes on, but bits may differ" in capsys.readouterr().err
