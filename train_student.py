@@ -38,17 +38,15 @@ def train_student(argv):
     loaders = setting.loaders()
     setup = method_setup(student, teacher.network, setting.data.image_size, loaders[0])
     kd, method = kd_and_method(options, setup)
+    objective = describe_objective(options)
+    notes = [describe_pair(options), describe_memories(method)]
     networks = student, teacher.network
     task = Distillation(networks, kd, method, options.distill, options, setting.numerics)
     stages = [
         first_stage(task, setting.schedule.start, options, options.init_epochs),
         main_stage(task, setting.schedule, options),
     ]
-    objective = describe_objective(options)
-    print_heading(setting, folder, student, objective)
-    for note in (describe_pair(options), describe_memories(method)):
-        if note:
-            print(note, flush=True)
+    print_heading(setting, folder, student, objective, notes)
     facts = {
         "objective": objective,
         "terms": term_weights(options, options.distill, options.epochs),

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from dataset.base import DataSet, Split
-from dataset.loader import Loader
+from dataset.loader import Loader, Loading
 from helper.vision import torchvision
 from models import MODELS
 
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="where the batches are wanted")
     options = parser.parse_args()
     device, data = torch.device(options.device), random_data()
-    ours = Loader(data, "train", BATCH, seed=0, device=device)
+    ours = Loader(data, "train", BATCH, Loading(device=device))
     theirs = DataLoader(
         Pictures(data),
         BATCH,

@@ -66,16 +66,14 @@ def usual_teacher(options: Resolved) -> Path | None:
 
 def fetch_teacher(options: Resolved) -> Path:
     """Path of the published teacher, fetched where it is not there."""
-    entry = DATASETS[options.dataset]
-    if path := local_main_process_first(lambda: entry.pretrained(options.model_t)):
-        return path
-    if options.dataset != teachers.DATASET:
-        raise UserError(
-            f"the published teachers know {teachers.DATASET}, not {options.dataset}: train one "
-            f"with train_teacher.py --dataset {options.dataset} and give it with --path_t"
-        )
-    return local_main_process_first(
-        lambda: teachers.find_or_fetch(options.model_t, Path(options.save_dir))
+    with local_main_process_first():
+        if path := DATASETS[options.dataset].pretrained(options.model_t):
+            return path
+        if options.dataset == teachers.DATASET:
+            return teachers.find_or_fetch(options.model_t, Path(options.save_dir))
+    raise UserError(
+        f"the published teachers know {teachers.DATASET}, not {options.dataset}: train one "
+        f"with train_teacher.py --dataset {options.dataset} and give it with --path_t"
     )
 
 

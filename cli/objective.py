@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from cli.parse import chosen_views, wrappers
+from cli.choice import StudentResolved
 from dataset.loader import Loader
-from distiller_zoo import METHODS, VIEWS
-from distiller_zoo.base import Distiller, LogitDistiller, Setup
+from distiller_zoo import METHODS
+from distiller_zoo.base import Distiller, Setup
 from helper.errors import UserError
 from helper.options import Resolved
 from models.base import Classifier
@@ -28,15 +28,14 @@ def method_setup(student: Classifier, teacher: Classifier, image_size: int, trai
     )
 
 
-def kd_and_method(options: Resolved, setup: Setup) -> tuple[Distiller, Distiller]:
+def kd_and_method(options: StudentResolved, setup: Setup) -> tuple[Distiller, Distiller]:
     """The KD term and the method of the objective, behind the views that are on."""
-    views = chosen_views(options.values)
-    chain = tuple(construct(f"--{name}", VIEWS[name], options, [setup]) for name in views)
-    setup = replace(setup, views=chain)
+    choice, flag = options.choice, f"--distill {options.distill}"
+    views = [construct(f"--{n}", view, options, [setup]) for n, view in choice.views.items()]
+    setup = replace(setup, views=tuple(views))
     kd = construct("--distill kd", METHODS["kd"], options, [setup])
-    chosen, flag = METHODS[options.distill], f"--distill {options.distill}"
-    method = construct(flag, chosen, options, [setup])
-    for wrapper in wrappers(chosen, options.values):
+    method = construct(flag, choice.method, options, [setup])
+    for wrapper in choice.wrappers.values():
         method = construct(flag, wrapper, options, [setup, method])
     return kd, method
 
@@ -49,25 +48,27 @@ def construct(flag: str, cls: type, options: Resolved, parts: Sequence[Any]) -> 
         raise UserError(f"{flag}: {error}") from error
 
 
-def describe_objective(options: Resolved) -> str:
+def describe_objective(options: StudentResolved) -> str:
     """The objective that a student is trained on, in one line."""
+    choice = options.choice
     terms = [
         (options.gamma, "CE"),
         (options.alpha, f"KD(T={options.kd_T:g})"),
         (options.beta, options.distill),
     ]
     text = " + ".join(f"{weight:g}*{term}" for weight, term in terms if weight)
-    method = METHODS[options.distill]
-    on_rows = options.alpha or issubclass(method, LogitDistiller)
-    views = [
-        f"{name}={value}" if (value := options.values[name]) is not True else name
-        for name in chosen_views(options.values)
-    ]
-    of_features = [name for name in views if wrappers(method, {name: True})]
-    if of_features and options.beta:
-        text += f" with {', '.join(of_features)} on the teacher's features"
-    warm = f", {options.distill} grows over {options.warmup} epochs" if options.warmup else ""
-    return text + (f" on rows: {', '.join(views)}" if views and on_rows else "") + warm
+    views = {
+        name: name if (value := options.values[name]) is True else f"{name}={value}"
+        for name in choice.views
+    }
+    if choice.wrappers and options.beta:
+        of_features = ", ".join(views[name] for name in choice.wrappers)
+        text += f" with {of_features} on the teacher's features"
+    if views and (options.alpha or choice.on_logits):
+        text += f" on rows: {', '.join(views.values())}"
+    if options.warmup:
+        text += f", {options.distill} grows over {options.warmup} epochs"
+    return text
 
 
 def describe_pair(options: Resolved) -> str:

@@ -1,18 +1,15 @@
 """What every command that trains works out first: device, data, learning rates."""
 
-import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 
 from dataset import DATASETS
-from dataset.base import DataSet
 from dataset.fingerprint import fingerprint
-from dataset.loader import Loader
+from dataset.loader import Loader, Loading
 from dataset.stream import StreamedSet, StreamLoader
-from dataset.subset import take_fraction
+from dataset.subset import AnySet, take_fraction
 from engine.device import Numerics, start
 from engine.distributed import local_main_process_first, on_main_process, rank, world_size
 from engine.recipe import Schedule, make_schedule
@@ -20,7 +17,6 @@ from helper.options import Resolved
 from models.any import build, check_name, learning_rate
 from models.base import Classifier
 
-AnySet = DataSet | StreamedSet
 TEST_BATCH = {"cpu": 64, "cuda": 500}  # images a step where nothing is trained
 
 
@@ -57,30 +53,31 @@ class Setting:
     def loaders(self) -> tuple[Loader, Loader]:
         """Training and test loader of this process's shares."""
         options, device = self.options, self.numerics.device
-        how = {"workers": options.num_workers, "seed": self.seed, "device": device}
+        how = Loading(self.seed, device, rank(), world_size(), options.num_workers, options.aug)
         streamed = isinstance(self.data, StreamedSet)
         test_size = options.batch_size if streamed else TEST_BATCH[device.type]
-        train = make_loader(self.data, "train", options.batch_size, aug=options.aug, **how)
-        return train, make_loader(self.data, "test", test_size, **how)
+        train = make_loader(self.data, "train", options.batch_size, how)
+        return train, make_loader(self.data, "test", test_size, how)
 
 
 def make_setting(options: Resolved, model: str) -> Setting:
     """Device, data and rates of a command that trains the network called `model`."""
-    entry = DATASETS[options.dataset]
-    check_name(entry.networks.get(model, model))
+    network = DATASETS[options.dataset].networks.get(model, model)
+    check_name(network)
+    rate = learning_rate(network)
+    schedule = make_schedule(options, rate)
     numerics = start(options)
     whole = load_data(options)
-    fraction = options.train_fraction, options.fraction_seed
-    data = take_fraction(whole, *fraction)
     known_as = on_main_process(lambda: fingerprint(whole))
-    rate = learning_rate(data.networks.get(model, model))
-    return Setting(options, model, numerics, data, make_schedule(options, rate), rate, known_as)
+    data = take_fraction(whole, options.train_fraction, options.fraction_seed)
+    return Setting(options, model, numerics, data, schedule, rate, known_as)
 
 
 def load_data(options: Resolved) -> AnySet:
     """The data set that --dataset names."""
     entry = DATASETS[options.dataset]
-    return local_main_process_first(lambda: entry.load(options.read(entry.Options)))
+    with local_main_process_first():
+        return entry.load(options.read(entry.Options))
 
 
 def make_network(name: str, data: AnySet) -> Classifier:
@@ -88,32 +85,8 @@ def make_network(name: str, data: AnySet) -> Classifier:
     return build(data.networks.get(name, name), len(data.classes), data.image_size)
 
 
-def make_loader(data: AnySet, split: str, batch_size: int, workers: int, **how: Any):
-    """The batches of one split that this process has; `how` is for the loader."""
-    mine = {**how, "rank": rank(), "ranks": world_size()}
+def make_loader(data: AnySet, split: str, batch_size: int, how: Loading) -> Loader | StreamLoader:
+    """The batches of one split."""
     if isinstance(data, StreamedSet):
-        return StreamLoader(data, split, batch_size, workers=workers, **mine)
-    return Loader(data, split, batch_size, **mine)
-
-
-def data_facts(setting: Setting) -> dict[str, Any]:
-    """What a run and its checkpoints remember of the data."""
-    options, data = setting.options, setting.data
-    names = [f.name for f in fields(DATASETS[options.dataset].Options)]
-    values = {name: plain_value(options.values[name]) for name in names}
-    if options.origin.get("data_dir") == "typed":  # it is looked for from anywhere
-        values["data_dir"] = os.path.abspath(values["data_dir"])
-    return {
-        "dataset": options.dataset,
-        "data_options": values,
-        "fingerprint": setting.fingerprint,
-        "data": data.name,
-        "classes": list(data.classes),
-        "image_size": data.image_size,
-        "mean": list(data.mean),
-        "std": list(data.std),
-    }
-
-
-def plain_value(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+        return StreamLoader(data, split, batch_size, how)
+    return Loader(data, split, batch_size, how)

@@ -1,13 +1,16 @@
 """What every training command does with its stages: say what runs, hold the folder, train."""
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from cli.networks import Trained, count_parameters
-from cli.setting import Setting, data_facts
+from cli.setting import Setting
+from dataset import DATASETS
 from dataset.stream import StreamedSet
 from engine.distributed import is_main_process, on_main_process, world_size
 from engine.evaluate import evaluate
@@ -76,9 +79,9 @@ def train(
     student = next(stage for stage in stages if stage).task.student
     with held(folder, setting) as state:
         everything = {**run_facts(setting, student), **facts}
-        run = Run(folder, setting.model, everything, state, is_main_process())
         device = setting.numerics.describe()
         began = provenance(device, rounding_of(options.values), world_size())
+        run = Run(folder, setting.model, everything, state, is_main_process())
         run.start(began, options.wandb, options.tb_freq)
         for stage in filter(None, stages):
             fit(stage, *loaders, run, options.print_freq)
@@ -110,14 +113,43 @@ def run_facts(setting: Setting, student: Classifier) -> dict[str, Any]:
     }
 
 
+def data_facts(setting: Setting) -> dict[str, Any]:
+    """What a run and its checkpoints remember of the data."""
+    options, data = setting.options, setting.data
+    names = [f.name for f in fields(DATASETS[options.dataset].Options)]
+    values = {name: plain_value(options.values[name]) for name in names}
+    if options.origin.get("data_dir") == "typed":  # it is looked for from anywhere
+        values["data_dir"] = os.path.abspath(values["data_dir"])
+    return {
+        "dataset": options.dataset,
+        "data_options": values,
+        "fingerprint": setting.fingerprint,
+        "data": data.name,
+        "classes": list(data.classes),
+        "image_size": data.image_size,
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }
+
+
+def plain_value(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def image_counts(setting: Setting) -> dict[str, int]:
     """Training and test images."""
     splits = {"train": setting.data.train, "test": setting.data.test}
     return {name: len(split.labels) for name, split in splits.items()}
 
 
-def print_heading(setting: Setting, folder: RunFolder, student: Classifier, objective: str) -> None:
-    """What will run, before the first epoch."""
+def print_heading(
+    setting: Setting,
+    folder: RunFolder,
+    student: Classifier,
+    objective: str,
+    notes: Sequence[str] = (),
+) -> None:
+    """What will run, before the first epoch; below it each note that is not empty."""
     options, data, schedule = setting.options, setting.data, setting.schedule
     counts = image_counts(setting)
     size = f"{data.image_size}x{data.image_size}"
@@ -141,6 +173,8 @@ def print_heading(setting: Setting, folder: RunFolder, student: Classifier, obje
     }
     for name, text in lines.items():
         print(f"{name + ':':<11}{text}", flush=True)
+    for note in filter(None, notes):
+        print(note, flush=True)
 
 
 def describe_network(name: str, network: Classifier) -> str:

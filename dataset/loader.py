@@ -5,6 +5,7 @@ bytes; each batch is turned into normalised floats when it is asked for. N sampl
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -25,13 +26,25 @@ from helper.errors import UserError
 CHUNK_BYTES = 3 << 20  # of images augmented at once: few calls a batch, and it fits the cache
 
 
+@dataclass(frozen=True)
+class Loading:
+    """How a process of a run loads its batches."""
+
+    seed: int = 0
+    device: torch.device | str = "cpu"  # where they are wanted
+    rank: int = 0  # number of the process, of `ranks`
+    ranks: int = 1
+    workers: int = 0  # processes that read image files
+    aug: bool = False  # AutoAugment behind crop and flip of training images
+
+
 class Loader:
     """Batches of one split; the same ones, bit for bit, for the same (seed, epoch).
 
     `batch_size` counts the images of all ranks together; each rank yields its own contiguous share
     of the images of every batch, and the labels and indices of all. Shares differ by at most one
     image. The last batch may be smaller. A rank's share of a test batch can be empty.
-    `aug` adds AutoAugment's CIFAR policy after crop and flip.
+    AutoAugment's policy is CIFAR's.
     Raises UserError if a training batch has fewer images than there are ranks, ValueError if the
     data set is not as `dataset.base` describes it.
     """
@@ -41,14 +54,11 @@ class Loader:
         data: DataSet,
         split: Literal["train", "test"],
         batch_size: int,
-        seed: int,
-        device: torch.device | str,
-        rank: int = 0,
-        ranks: int = 1,
-        aug: bool = False,
+        how: Loading,
     ):
         if split not in ("train", "test"):
             raise ValueError(f"split is {split!r}; there are 'train' and 'test'")
+        rank, ranks = how.rank, how.ranks
         if batch_size < 1 or not 0 <= rank < ranks:
             raise ValueError(
                 f"batch_size is {batch_size}, rank {rank} of {ranks}: "
@@ -57,12 +67,14 @@ class Loader:
         chosen: Split = getattr(data, split)
         check_split(data.name, split, chosen, len(data.classes))
         self.training = split == "train"
-        self.seed, self.padding, self.flip, self.aug = seed, data.padding, data.flip, aug
-        self.images = chosen.images.to(device).contiguous()  # (N, 3, H, W) uint8
-        self.labels = chosen.labels.to(device)  # (N,)
+        self.seed, self.padding, self.flip, self.aug = how.seed, data.padding, data.flip, how.aug
+        self.images = chosen.images.to(how.device).contiguous()  # (N, 3, H, W) uint8
+        self.labels = chosen.labels.to(how.device)  # (N,)
         self._batch_size = batch_size
         self._shares = rank_shares(len(self.labels), batch_size, rank, ranks)
-        self._scale, self._shift = scale_and_shift(data.mean, data.std, device)  # (3, 1, 1) each
+        self._scale, self._shift = scale_and_shift(
+            data.mean, data.std, how.device
+        )  # (3, 1, 1) each
         smallest = len(self.labels) % batch_size or min(batch_size, len(self.labels))
         if self.training and smallest < ranks:
             raise UserError(

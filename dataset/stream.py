@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from dataset.augment import draw, normalise, permutation, scale_and_shift
 from dataset.base import Batch
 from dataset.folder import Files, open_image
-from dataset.loader import rank_shares
+from dataset.loader import Loading, rank_shares
 from helper.errors import UserError
 
 CROP = 4  # purpose of `draw`, after those of dataset.augment
@@ -44,7 +44,7 @@ class StreamLoader:
     """Batches of one split like those of `dataset.loader.Loader`, from files on disk.
 
     Training images are cropped at random (8 to 100 % of the area, Szegedy et al., Going Deeper with
-    Convolutions, CVPR 2015) and flipped; `aug` adds AutoAugment's ImageNet policy. Test images are
+    Convolutions, CVPR 2015) and flipped; AutoAugment's policy is ImageNet's. Test images are
     resized and center-cropped. All choices follow from (seed, epoch, sample), whatever the number
     of workers.
 
@@ -57,33 +57,30 @@ class StreamLoader:
         data: StreamedSet,
         split: Literal["train", "test"],
         batch_size: int,
-        seed: int,
-        device: torch.device | str,
-        rank: int = 0,
-        ranks: int = 1,
-        aug: bool = False,
-        workers: int = 0,
+        how: Loading,
     ):
         files: Files = getattr(data, split)
-        workers = min(workers, os.cpu_count() or 1)
-        if data.skip_corrupt and ranks > 1:
+        workers = min(how.workers, os.cpu_count() or 1)
+        if data.skip_corrupt and how.ranks > 1:
             raise UserError(
                 "--skip_corrupt needs one process, since all have to know what is in a batch: "
                 "remove the files it names"
             )
-        self.training, self.seed, self.skip = split == "train", seed, data.skip_corrupt
-        self.labels = torch.tensor(files.labels).to(device)  # (N,)
+        self.training, self.seed, self.skip = split == "train", how.seed, data.skip_corrupt
+        self.labels = torch.tensor(files.labels).to(how.device)  # (N,)
         self._batch_size = batch_size
-        self._shares = rank_shares(len(files.paths), batch_size, rank, ranks)
-        self._scale, self._shift = scale_and_shift(data.mean, data.std, device)  # (3, 1, 1) each
+        self._shares = rank_shares(len(files.paths), batch_size, how.rank, how.ranks)
+        self._scale, self._shift = scale_and_shift(
+            data.mean, data.std, how.device
+        )  # (3, 1, 1) each
         self._sampler = BatchSampler(self._shares)
         self._corrupt: set[str] = set()
         self._batches = DataLoader(
-            ImageFiles(files.paths, data.image_size, self.training, seed, aug),
+            ImageFiles(files.paths, data.image_size, self.training, how.seed, how.aug),
             batch_sampler=self._sampler,
             num_workers=workers,
             collate_fn=collate,
-            pin_memory=torch.device(device).type == "cuda",
+            pin_memory=torch.device(how.device).type == "cuda",
             persistent_workers=workers > 0,
             prefetch_factor=PREFETCH if workers else None,
             generator=torch.Generator(),  # seeds workers, instead of the global generator

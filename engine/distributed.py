@@ -101,16 +101,14 @@ def on_main_process(function: Callable[[], Any]) -> Any:
     return answer[0]
 
 
-def local_main_process_first(function: Callable[[], Any]) -> Any:
-    """Call it on one process of a machine, then on the others, which find its files on disk."""
-    if world_size() == 1:
-        return function()
-    if local_rank():
+@contextlib.contextmanager
+def local_main_process_first():
+    """What is inside runs on one process of a machine, then on the others, which find its files."""
+    if world_size() > 1 and local_rank():
         dist.barrier()
-    result = function()
-    if not local_rank():
+    yield
+    if world_size() > 1 and not local_rank():
         dist.barrier()
-    return result
 
 
 def share_sizes(n: int) -> list[int]:

@@ -9,7 +9,7 @@ import argparse
 import difflib
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -198,14 +198,18 @@ def title_of(cls: type) -> str:
     return cls.__qualname__.removesuffix("Options").rstrip(".")
 
 
+UNKNOWN = object()  # what an option would be where nothing can say it
+
+
 @dataclass(frozen=True)
 class Resolved:
     """Every option of a run and where its value came from. Never changed after parsing."""
 
     values: Mapping[str, Any]
     origin: Mapping[str, str]  # option -> "default", "typed", or the layer that set it
+    idle: Set[str] = frozenset()  # names of those that are no part of the experiment
     usual: Mapping[str, Any] = field(default_factory=dict)  # of typed ones: the value otherwise
-    added: Mapping[str, Any] = field(default_factory=dict)  # defaults of `option(..., added=True)`
+    set_by: Mapping[str, str] = field(default_factory=dict)  # option -> another that set it
 
     def __getattr__(self, name: str) -> Any:
         values = self.__dict__.get("values", {})  # empty while it is copied or unpickled
@@ -232,5 +236,5 @@ def resolve(classes, *layers: tuple[str, Mapping[str, Any]]) -> Resolved:
         for key, value in layer.items():
             values[key], origin[key] = value, name
     every = [f for cls in classes for f in fields(cls)]
-    added = {f.name: f.default for f in every if f.metadata["added"]}
-    return Resolved(types.MappingProxyType(values), types.MappingProxyType(origin), added=added)
+    idle = {f.name for f in every if f.metadata["added"] and values[f.name] == f.default}
+    return Resolved(types.MappingProxyType(values), types.MappingProxyType(origin), idle)

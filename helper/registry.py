@@ -4,6 +4,7 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from helper.errors import UserError
 
@@ -32,16 +33,19 @@ class Registry:
         return add
 
     def import_all(self, package: str, path) -> None:
-        """Import every file of a package, so that each can register itself.
-
-        One that cannot be imported is noted in `broken`, and the others go on.
-        """
+        """Import every file of a package, so that each can register itself."""
         for module in pkgutil.iter_modules(path):
             name = f"{package}.{module.name}"
-            try:
+            with self.noting_broken(f"{name.replace('.', '/')}.py"):
                 importlib.import_module(name)
-            except (Exception, SystemExit) as error:  # whatever somebody's file raises
-                self.broken[f"{name.replace('.', '/')}.py"] = f"{type(error).__name__}: {error}"
+
+    @contextmanager
+    def noting_broken(self, file: str) -> Iterator[None]:
+        """Note in `broken` that a file cannot be imported, and go on."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:  # whatever somebody's file raises
+            self.broken[file] = f"{type(error).__name__}: {error}"
 
     def __getitem__(self, name: str):
         if name not in self._entries:

@@ -25,7 +25,7 @@ import cli  # noqa: F401 - it says so where a package is missing
 import yaml
 
 from cli.main import main, one_line
-from cli.parse import explain_unknown, strip_help
+from cli.words import explain_unknown, strip_help
 from distiller_zoo import VIEWS
 from engine.recipe import in_proportion
 from helper.errors import UserError

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dataset import DATASETS
-from dataset.loader import Loader
+from dataset.loader import Loader, Loading
 from distiller_zoo import METHODS
 from distiller_zoo.base import Recipe, Setup
 from distiller_zoo.kd import KD
@@ -194,7 +194,7 @@ def distillation(numerics=None):
 
 def test_a_teacher_never_learns():
     task = distillation().train()
-    loader = Loader(fake(), "train", 16, 0, "cpu")
+    loader = Loader(fake(), "train", 16, Loading())
     before = {key: value.clone() for key, value in task.teacher.state_dict().items()}
     assert task.student.training
     assert not any(module.training for module in task.teacher.modules())
@@ -208,7 +208,7 @@ def test_a_teacher_never_learns():
 @pytest.mark.parametrize("name", ["abound", "fsp", "factor"])
 def test_a_first_stage_trains_the_norms_of_what_it_trains(name):
     """Of the student, features for AB and FSP, nothing for FT."""
-    task, loader = distillation(), Loader(fake(), "train", 16, 0, "cpu")
+    task, loader = distillation(), Loader(fake(), "train", 16, Loading())
     nets = [task.student, task.teacher]
     with torch.no_grad():
         shown = [net.eval().features(torch.zeros(2, 3, 8, 8)) for net in nets]
@@ -229,7 +229,7 @@ def test_a_first_stage_trains_the_norms_of_what_it_trains(name):
 
 def test_a_term_without_weight_is_not_computed():
     task = distillation()
-    batch = next(Loader(fake(), "train", 16, 0, "cpu").batches(1))
+    batch = next(Loader(fake(), "train", 16, Loading()).batches(1))
     assert set(task(batch, 1).terms) == {"ce", "kd"}
     task.recipe = Recipe(0.0, 0.9, 0)
     assert set(task(batch, 1).terms) == {"kd"}
@@ -238,7 +238,7 @@ def test_a_term_without_weight_is_not_computed():
 def test_warm_up_grows_the_methods_weight():
     task = distillation().eval()
     task.recipe = Recipe(0, 0, 2.0, warmup=4)
-    batch = next(Loader(fake(), "train", 16, 0, "cpu").batches(1))
+    batch = next(Loader(fake(), "train", 16, Loading()).batches(1))
     losses = [task(batch, epoch).loss.item() for epoch in (1, 2, 4, 9)]
     assert [loss / losses[-1] for loss in losses] == pytest.approx([0.25, 0.5, 1, 1], rel=1e-4)
 
@@ -264,7 +264,7 @@ def test_the_classifier_of_a_probe_starts_as_published(name):
 def test_a_probe_is_evaluated_on_features_that_are_computed_once():
     network = MODELS["vgg8"](4)
     probe = LinearProbe(network, Numerics(torch.device("cpu")))
-    test = Loader(fake(), "test", 7, 0, "cpu")
+    test = Loader(fake(), "test", 7, Loading())
     once = PooledOnce(probe, test)
     passes = []
     network.block0.register_forward_hook(lambda *_: passes.append(1))
@@ -279,7 +279,7 @@ def test_a_probe_is_evaluated_on_features_that_are_computed_once():
 def test_scores_are_exact_over_uneven_batches():
     data = fake()
     predicted = torch.randn(len(data.test.labels), 4)
-    loader = Loader(data, "test", 7, 0, "cpu")
+    loader = Loader(data, "test", 7, Loading())
     rows = iter(predicted.split(7))
     scores = evaluate(lambda images: next(rows), loader)
     hits = (predicted.argmax(dim=1) == data.test.labels).double().mean()
@@ -292,7 +292,7 @@ def test_scores_are_exact_over_uneven_batches():
 def test_evaluating_changes_nothing():
     task = distillation()
     before = {key: value.clone() for key, value in task.state_dict().items()}
-    evaluate(task.eval().predict, Loader(fake(), "test", 16, 0, "cpu"))
+    evaluate(task.eval().predict, Loader(fake(), "test", 16, Loading()))
     assert all(torch.equal(value, before[key]) for key, value in task.state_dict().items())
 
 

@@ -21,9 +21,11 @@ from torch import Tensor
 from cli.main import main
 from cli.networks import load_frozen
 from cli.parse import parse_eval
-from cli.setting import AnySet, load_data, make_loader
+from cli.setting import load_data, make_loader
+from dataset.loader import Loading
+from dataset.subset import AnySet
 from engine.device import prepare, start
-from engine.distributed import is_main_process
+from engine.distributed import is_main_process, rank, world_size
 from engine.evaluate import evaluate
 from helper.errors import UserError
 from helper.files import sha256, write_json
@@ -40,8 +42,8 @@ def evaluate_checkpoint(argv: Sequence[str]) -> dict[str, Any]:
     data = as_trained(load_data(options), options.ckpt)
     prepare(options.deterministic, seed=0)
     network = load_frozen(name, Path(options.ckpt), data)
-    how = {"workers": options.num_workers, "seed": 0, "device": numerics.device}
-    test = make_loader(data, "test", options.batch_size, **how)
+    how = Loading(0, numerics.device, rank(), world_size(), options.num_workers)
+    test = make_loader(data, "test", options.batch_size, how)
     batches: list[tuple[Tensor, Tensor]] = []  # predictions and labels (B,) of each
     started = time.perf_counter()
     scores = evaluate(

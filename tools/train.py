@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cli.main import main
-from cli.parse import read_choices, strip_help
+from cli.words import read_choices, strip_help
 from helper.options import Parser, count
 from train_student import train_student
 

@@ -86,11 +86,7 @@ def test_resolves_to_the_published_setting(path):
     assert (options.model_t, options.model_s) == (teacher, student)
     same = (teacher, student) in [*WITHIN, ("ResNet34", "ResNet18")]
     scales = (1, 2) if same else (1, 2, 4)
-    assert (
-        options.sdd == scales
-        if method.startswith("sdd_")
-        else "sdd" not in parse.chosen_views(options.values)
-    )
+    assert options.sdd == scales if method.startswith("sdd_") else "sdd" not in options.choice.views
 
     assert options.clip_grad == (40 if method.startswith("sdd_") else 0)
     weights = options.gamma, options.alpha, options.beta

@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 from dataset import DATASETS
 from dataset.base import DataSet, DataSource, mean_and_std
 from dataset.folder import Files, Folder, content_key, open_image, resize_and_center_crop
-from dataset.loader import Loader
+from dataset.loader import Loader, Loading
 from helper.errors import UserError
 from helper.options import Parser
 from helper.vision import torchvision
@@ -80,7 +80,7 @@ def test_generated_sets_keep_the_contract(name, size):
     assert data.padding == size // 8
     assert len(data.classes) == 10
     for split in ("train", "test"):
-        labels = Loader(data, split, 64, 0, "cpu").labels  # checks shapes and types
+        labels = Loader(data, split, 64, Loading()).labels  # checks shapes and types
         assert set(labels.tolist()) == set(range(10))
 
 
@@ -88,7 +88,7 @@ def test_generated_sets_keep_the_contract(name, size):
 def test_training_images_are_normalised(name):
     cls = DATASETS[name]
     data = replace(cls.load(cls.Options()), padding=0)
-    images = torch.cat([b.images for b in Loader(data, "train", 64, 0, "cpu").batches(0)]).double()
+    images = torch.cat([b.images for b in Loader(data, "train", 64, Loading()).batches(0)]).double()
     assert images.mean(dim=(0, 2, 3)).abs().max() < 1e-4
     assert (images.std(dim=(0, 2, 3)) - 1).abs().max() < 1e-4
 
@@ -159,7 +159,7 @@ def test_fake_classes_can_be_told_apart_from_new_samples():
     fake = DATASETS["fake"]
     data = fake.load(fake.Options(fake_size=200, fake_classes=5, image_size=16))
     (x, y, _), (u, v, _) = (
-        next(Loader(replace(data, padding=0), s, 200, 0, "cpu").batches())
+        next(Loader(replace(data, padding=0), s, 200, Loading()).batches())
         for s in ("train", "test")
     )
     centres = torch.stack([x[y == k].mean(0).flatten() for k in range(5)])
@@ -232,7 +232,7 @@ def test_cifar_files_are_read(cifar, tmp_path):
     assert (data.padding, data.flip) == (4, True)
     assert (data.mean, data.std) == PUBLISHED[name]
     assert data.train.images.is_contiguous()
-    assert len(Loader(data, "train", 4, 0, "cpu")) == len(train) // 4
+    assert len(Loader(data, "train", 4, Loading())) == len(train) // 4
 
 
 def test_truncated_cifar_names_the_file(cifar, tmp_path):

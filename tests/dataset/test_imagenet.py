@@ -10,6 +10,7 @@ from PIL import Image
 from cli import parse
 from dataset import DATASETS
 from dataset.imagenet import MEAN, STD
+from dataset.loader import Loading
 from dataset.stream import StreamLoader
 from helper.errors import UserError
 from tests.conftest import only
@@ -43,9 +44,9 @@ def load(root, **options):
     return entry.load(entry.Options(data_dir=str(root), image_size=32, **options))
 
 
-def batches(data, split="train", epoch=1, **how):
-    given = {"batch_size": 4, "seed": 3, "device": "cpu"} | how
-    return list(StreamLoader(data, split, **given).batches(epoch))
+def batches(data, split="train", epoch=1, batch_size=4, **how):
+    loading = Loading(**{"seed": 3} | how)
+    return list(StreamLoader(data, split, batch_size, loading).batches(epoch))
 
 
 def test_what_is_shown_follows_from_seed_epoch_and_sample(root):
@@ -100,7 +101,7 @@ def test_a_broken_file_is_an_error_that_names_it(broken):
 
 def test_a_broken_file_is_skipped_named_once_and_counted(broken, capsys):
     data = load(broken, skip_corrupt=True)
-    loader = StreamLoader(data, "train", 4, 3, "cpu")
+    loader = StreamLoader(data, "train", 4, Loading(3))
     place = data.train.paths.index(str(broken / BAD))
     for epoch in (1, 2):
         seen = torch.cat([batch.index for batch in loader.batches(epoch)]).tolist()
@@ -111,10 +112,10 @@ def test_a_broken_file_is_skipped_named_once_and_counted(broken, capsys):
     err = capsys.readouterr().err
     assert err.count(f"skipped: {broken / BAD}") == 1
     assert err.count("1 of 13 files are no images and were skipped") == 3
-    alone = list(StreamLoader(data, "train", 1, 3, "cpu").batches(1))
+    alone = list(StreamLoader(data, "train", 1, Loading(3)).batches(1))
     assert len(alone) == 12  # a batch of nothing but that file is none
     with pytest.raises(UserError, match="--skip_corrupt needs one process"):
-        StreamLoader(data, "train", 4, 3, "cpu", rank=0, ranks=2)
+        StreamLoader(data, "train", 4, Loading(rank=0, ranks=2))
 
 
 def test_teacher_and_student_train(run, root, tmp_path, capsys):

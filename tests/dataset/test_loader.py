@@ -18,7 +18,7 @@ from dataset.augment import (
 )
 from dataset.autoaugment import auto_augment
 from dataset.base import DataSet, Split
-from dataset.loader import CHUNK_BYTES, Loader, group_sizes, rank_shares
+from dataset.loader import CHUNK_BYTES, Loader, Loading, group_sizes, rank_shares
 from helper.errors import UserError
 from helper.vision import torchvision
 
@@ -55,7 +55,7 @@ def torchvision_image(pixels, top, left, mirror, padding):
 @pytest.mark.parametrize(("size", "tall", "padding"), [(32, 32, 4), (7, 5, 3), (8, 8, 0)])
 def test_train_images_equal_torchvision_pipeline(size, tall, padding):
     data = make(120, size, tall, padding)
-    images, labels, index = epoch_of(Loader(data, "train", 32, seed=3, device="cpu"), epoch=2)
+    images, labels, index = epoch_of(Loader(data, "train", 32, Loading(3)), epoch=2)
     views = choose_views(3, 2, index, padding, flip=True)
     assert set(views.flip.tolist()) == {0, 1}
     assert torch.equal(labels, data.train.labels[index])
@@ -86,7 +86,7 @@ def test_a_canvas_is_as_good_as_new_after_use():
 
 def test_test_split_is_in_order_and_untouched():
     data = make(test=70)
-    images, labels, index = epoch_of(Loader(data, "test", 32, seed=0, device="cpu"), epoch=5)
+    images, labels, index = epoch_of(Loader(data, "test", 32, Loading()), epoch=5)
     assert torch.equal(index, torch.arange(70))
     assert torch.equal(labels, data.test.labels)
     mean, std = (torch.tensor(x)[:, None, None] for x in (MEAN, STD))
@@ -95,7 +95,7 @@ def test_test_split_is_in_order_and_untouched():
 
 
 def test_last_batch_is_kept_and_every_sample_comes_once():
-    loader = Loader(make(300), "train", 64, seed=0, device="cpu")
+    loader = Loader(make(300), "train", 64, Loading())
     batches = list(loader.batches(0))
     assert [len(batch.labels) for batch in batches] == [64, 64, 64, 64, 44]
     assert len(loader) == 5
@@ -108,17 +108,17 @@ def test_chunks_do_not_show(batch_size, monkeypatch):
     """How many images are augmented at once changes nothing."""
     data = make(300)
     assert CHUNK_BYTES > 300 * 3 * 8 * 8
-    whole = epoch_of(Loader(data, "train", batch_size, 1, "cpu"), 4)
+    whole = epoch_of(Loader(data, "train", batch_size, Loading(1)), 4)
     monkeypatch.setattr("dataset.loader.CHUNK_BYTES", 20 * 3 * 8 * 8)
-    assert all(map(torch.equal, epoch_of(Loader(data, "train", batch_size, 1, "cpu"), 4), whole))
+    assert all(map(torch.equal, epoch_of(Loader(data, "train", batch_size, Loading(1)), 4), whole))
 
 
 def test_a_resumed_run_sees_the_same_pixels_and_global_rng_stays():
     data = make()
-    loader = Loader(data, "train", 64, seed=5, device="cpu")
+    loader = Loader(data, "train", 64, Loading(5))
     state = torch.get_rng_state()
     seen = [epoch_of(loader, epoch) for epoch in range(4)]
-    resumed = epoch_of(Loader(data, "train", 64, seed=5, device="cpu"), 3)
+    resumed = epoch_of(Loader(data, "train", 64, Loading(5)), 3)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(map(torch.equal, resumed, seen[3]))
     assert not torch.equal(seen[2][2], seen[3][2])
@@ -128,8 +128,8 @@ def test_a_resumed_run_sees_the_same_pixels_and_global_rng_stays():
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_ranks_together_see_the_batches_of_one(ranks, split):
     data = make(301, test=100)
-    alone = list(Loader(data, split, 40, 1, "cpu").batches(2))
-    loaders = [Loader(data, split, 40, 1, "cpu", rank, ranks) for rank in range(ranks)]
+    alone = list(Loader(data, split, 40, Loading(1)).batches(2))
+    loaders = [Loader(data, split, 40, Loading(1, "cpu", rank, ranks)) for rank in range(ranks)]
     assert {len(loader) for loader in loaders} == {len(alone)}
     for whole, *parts in zip(alone, *(loader.batches(2) for loader in loaders)):
         sizes = [len(part.images) for part in parts]
@@ -144,8 +144,10 @@ def test_ranks_together_see_the_batches_of_one(ranks, split):
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_auto_augment_comes_behind_crop_and_flip(ranks):
     data = make(301)
-    plain = epoch_of(Loader(data, "train", 40, 1, "cpu"), 2)
-    loaders = [Loader(data, "train", 40, 1, "cpu", rank, ranks, aug=True) for rank in range(ranks)]
+    plain = epoch_of(Loader(data, "train", 40, Loading(1)), 2)
+    loaders = [
+        Loader(data, "train", 40, Loading(1, "cpu", rank, ranks, aug=True)) for rank in range(ranks)
+    ]
     parts = zip(*(loader.batches(2) for loader in loaders))
     shown = torch.cat([part.images for batch in parts for part in batch])
     scale, shift = scale_and_shift(data.mean, data.std, "cpu")
@@ -153,22 +155,22 @@ def test_auto_augment_comes_behind_crop_and_flip(ranks):
     wanted = normalise(auto_augment(pixels, 1, 2, plain[2]), scale, shift)
     torch.testing.assert_close(shown, wanted, rtol=0, atol=1e-4)
     assert not torch.equal(shown, plain[0])
-    tests = [epoch_of(Loader(data, "test", 40, 1, "cpu", aug=aug), 2)[0] for aug in (True, False)]
+    tests = [epoch_of(Loader(data, "test", 40, Loading(1, aug=aug)), 2)[0] for aug in (True, False)]
     assert torch.equal(*tests)
 
 
 def test_a_training_batch_too_small_for_the_ranks():
     with pytest.raises(UserError, match="last batch of 1 of the 301 training images"):
-        Loader(make(301), "train", 100, 0, "cpu", rank=0, ranks=2)
+        Loader(make(301), "train", 100, Loading(rank=0, ranks=2))
     with pytest.raises(UserError, match="too few for 4 processes"):
-        Loader(make(300), "train", 3, 0, "cpu", rank=0, ranks=4)
-    empty = Loader(make(test=101), "test", 100, 0, "cpu", rank=0, ranks=2)
+        Loader(make(300), "train", 3, Loading(rank=0, ranks=4))
+    empty = Loader(make(test=101), "test", 100, Loading(rank=0, ranks=2))
     assert [len(batch.images) for batch in empty.batches()] == [50, 0]  # a test batch may be
 
 
 def test_no_flip_and_no_padding_show_the_image_itself():
     data = make(flip=False, padding=0)
-    images, _, index = epoch_of(Loader(data, "train", 64, 0, "cpu"))
+    images, _, index = epoch_of(Loader(data, "train", 64, Loading()))
     mean, std = (torch.tensor(x)[:, None, None] for x in (MEAN, STD))
     expected = (data.train.images[index].float() / 255 - mean) / std
     torch.testing.assert_close(images, expected, atol=1e-6, rtol=0)
@@ -268,15 +270,19 @@ def test_what_breaks_the_contract_is_named():
     ]:
         data = DataSet("random", bad, good.test, good.classes, MEAN, STD)
         with pytest.raises(ValueError, match=words):
-            Loader(data, "train", 8, 0, "cpu")
-    for how in [{"batch_size": 0}, {"rank": 2, "ranks": 2}, {"rank": -1}, {"split": "val"}]:
-        with pytest.raises(ValueError, match="at least one image|there are 'train' and 'test'"):
-            Loader(good, **{"split": "train", "batch_size": 8, "seed": 0, "device": "cpu"} | how)
+            Loader(data, "train", 8, Loading())
+    with pytest.raises(ValueError, match="there are 'train' and 'test'"):
+        Loader(good, "val", 8, Loading())
+    for size, how in [(0, Loading()), (8, Loading(rank=2, ranks=2)), (8, Loading(rank=-1))]:
+        with pytest.raises(ValueError, match="at least one image"):
+            Loader(good, "train", size, how)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda_sees_the_same_images():
     data = make()
-    cpu, gpu = (epoch_of(Loader(data, "train", 64, 0, device), 1) for device in ("cpu", "cuda"))
+    cpu, gpu = (
+        epoch_of(Loader(data, "train", 64, Loading(device=device)), 1) for device in ("cpu", "cuda")
+    )
     assert torch.equal(cpu[2], gpu[2].cpu())
     torch.testing.assert_close(cpu[0], gpu[0].cpu(), atol=1e-6, rtol=0)

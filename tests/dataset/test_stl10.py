@@ -10,7 +10,7 @@ from PIL import Image
 
 from cli import parse
 from dataset import DATASETS
-from dataset.loader import Loader
+from dataset.loader import Loader, Loading
 from helper.errors import UserError
 from helper.vision import torchvision
 
@@ -76,7 +76,7 @@ def test_images_are_resized_as_the_field_does_it(files, offline, tmp_path):
         assert split.labels.tolist() == labels[part].tolist()
     assert (data.mean, data.std) == ((0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2712))
     assert (data.name, data.padding, data.flip) == ("stl10", 4, True)
-    assert len(Loader(data, "train", 4, 0, "cpu")) == TRAIN // 4  # checks shapes and types
+    assert len(Loader(data, "train", 4, Loading())) == TRAIN // 4  # checks shapes and types
 
 
 def test_other_sizes(files, offline, tmp_path):

@@ -100,9 +100,9 @@ def test_what_is_no_fraction(data, fraction):
 
 
 def test_a_part_can_be_trained_on():
-    from dataset.loader import Loader
+    from dataset.loader import Loader, Loading
 
     fake = DATASETS["fake"]
     part = take_fraction(fake.load(fake.Options(fake_size=100, image_size=8)), 0.3, seed=0)
-    index = torch.cat([batch.index for batch in Loader(part, "train", 8, 0, "cpu").batches(0)])
+    index = torch.cat([batch.index for batch in Loader(part, "train", 8, Loading()).batches(0)])
     assert index.sort().values.tolist() == list(range(30))

@@ -26,7 +26,7 @@ from PIL import Image
 
 from cli import parse
 from dataset import DATASETS
-from dataset.loader import Loader
+from dataset.loader import Loader, Loading
 from helper.errors import UserError
 from helper.vision import torchvision
 
@@ -138,7 +138,7 @@ def test_contents(root, size):
     assert data.test.labels.tolist() == [0] * 2 + [1] * 2
     assert (data.mean, data.std) == ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821))
     assert (data.name, data.padding, data.flip) == ("tinyimagenet", size // 8, True)
-    assert len(Loader(data, "train", 2, 0, "cpu")) == 3  # checks shapes and types
+    assert len(Loader(data, "train", 2, Loading())) == 3  # checks shapes and types
 
 
 def test_train_may_have_the_published_folders(tmp_path):

@@ -76,7 +76,7 @@ def test_distill_runs_every_method():
 @pytest.mark.parametrize("method", ["kd", "dkd", "rld"])
 def test_all_experiments_of_a_method(method):
     runs = dry("run_cifar100_train.sh", METHOD=method)
-    shown = [(parse.chosen_views(run.values), run.values.get("sdd")) for run in runs]
+    shown = [(list(run.choice.views), run.values.get("sdd")) for run in runs]
     views = [["sdd"], ["sdd", "logit_stand"]]
     assert shown[:2] == [([], None), (["logit_stand"], None)]
     assert shown[2:] == [(v, s) for s in ((1,), (1, 2), (1, 2, 4)) for v in views]

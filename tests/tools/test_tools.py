@@ -95,11 +95,11 @@ def test_eval_counts_what_is_right(trained, tmp_path, capsys):
     assert "resnet8 on fake" in capsys.readouterr().out
 
     from dataset import DATASETS
-    from dataset.loader import Loader
+    from dataset.loader import Loader, Loading
 
     options = DATASETS["fake"].Options(fake_size=40, fake_classes=4, image_size=16)
     data = DATASETS["fake"].load(options)
-    (batch,) = Loader(data, "test", 500, 0, "cpu").batches()
+    (batch,) = Loader(data, "test", 500, Loading()).batches()
     with torch.no_grad():
         right = network.eval()(batch.images).argmax(dim=1) == batch.labels
     assert numbers["acc"] == pytest.approx(100 * right.double().mean().item())

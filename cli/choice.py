@@ -1,0 +1,120 @@
+"""What a command line of train_student.py chooses: a method and views, and what of them counts."""
+
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from cli.flags import StudentOptions
+from distiller_zoo import METHODS, VIEWS, option_names
+from distiller_zoo.base import Distiller, LogitDistiller, View
+from helper.errors import UserError
+from helper.options import Resolved
+from models.base import Features
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The method and the views of a command line."""
+
+    method: type[Distiller]
+    views: Mapping[str, type[View]]  # those that are on, in the order in which they apply
+
+    @property
+    def on_logits(self) -> bool:
+        """Whether views go in front of the method, and not only of KD."""
+        return issubclass(self.method, LogitDistiller)
+
+    @property
+    def wrappers(self) -> dict[str, type[Distiller]]:
+        """What the views put around a method that reads features, by the name of the view."""
+        if self.on_logits:
+            return {}
+        return {name: view.wrapper for name, view in self.views.items() if view.wrapper}
+
+    @property
+    def parts(self) -> list[type]:
+        """Everything that has options, in the order of the help."""
+        return [self.method, METHODS["kd"], *self.views.values(), *self.wrappers.values()]
+
+    @property
+    def has_first_stage(self) -> bool:
+        """Whether the method may train something before the student's own turn."""
+        return self.method.first_stage is not Distiller.first_stage
+
+    def views_with_effect(self, weights: Any) -> list[str]:
+        """Those that change a term of the objective; `weights` has `alpha` and `beta`."""
+        of_method = self.views if self.on_logits else self.wrappers
+        return [n for n in self.views if weights.alpha or (weights.beta and n in of_method)]
+
+    def without_effect(self, weights: Any) -> set[str]:
+        """Names of the options that change no number; `weights` has `alpha` and `beta`."""
+        in_use = [self.views[name] for name in self.views_with_effect(weights)]
+        in_use += [METHODS["kd"]] if weights.alpha else []
+        in_use += [self.method] if weights.beta or self.has_first_stage else []
+        in_use += self.wrappers.values() if weights.beta else []
+        names = names_of(self.parts) - names_of(in_use)
+        names |= set() if weights.beta else {"warmup"}
+        return names | (set() if self.has_first_stage else {"init_epochs"})
+
+
+@dataclass(frozen=True)
+class StudentResolved(Resolved):
+    """The options of train_student.py, and what they choose."""
+
+    choice: Choice = field(kw_only=True)
+
+
+def choose(typed: Mapping[str, Any]) -> Choice:
+    """Values of a command line -> the method and the views that it chooses."""
+    on = [name for name in VIEWS if typed.get(name)]
+    views = {name: VIEWS[name] for name in sorted(on, key=lambda name: VIEWS[name].order)}
+    return Choice(METHODS[typed.get("distill", StudentOptions.distill)], views)
+
+
+def names_of(parts: Iterable[type]) -> set[str]:
+    """Names of all options of methods and views."""
+    return {name for part in parts for name in option_names(part)}
+
+
+def check_objective(options: StudentResolved) -> None:
+    """UserError where nothing would be trained, or something that was asked for has no effect."""
+    name, choice = options.distill, options.choice
+    if choice.method is METHODS["kd"] and options.beta:
+        raise UserError("--distill kd is the -a term already: give its weight with -a, and -b 0")
+    if not (options.gamma or options.alpha or options.beta):
+        raise UserError("-r, -a and -b are all 0: there is nothing to train on")
+    if options.beta and options.warmup > options.epochs:
+        warnings.warn(
+            f"the weight of {name} grows over {options.warmup} epochs and the run has "
+            f"{options.epochs}: it never reaches {options.beta:g}; --warmup sets it",
+            stacklevel=2,
+        )
+    if options.beta:
+        check_wrappers(name, choice)
+    with_effect = choice.views_with_effect(options)
+    if useless := [view for view in choice.views if view not in with_effect]:
+        raise UserError(
+            f"--{useless[0]} changes rows of logits, and none are read here: {name} reads "
+            "features, and KD has no weight: give it one with -a"
+        )
+
+
+def check_wrappers(name: str, choice: Choice) -> None:
+    """UserError where a view changes other features than the method called `name` reads."""
+    reads = choice.method.reads
+    for view, wrapper in choice.wrappers.items():
+        if reads <= wrapper.reads:
+            continue
+        able = [n for n in METHODS if METHODS[n].reads and METHODS[n].reads <= wrapper.reads]
+        able = [n for n in able if not issubclass(METHODS[n], LogitDistiller)]
+        raise UserError(
+            f"--{view} changes the pooled vector, and {name} reads {in_order(reads)}: its "
+            "loss would only count several times; it works with the methods on logits and with "
+            + ", ".join(able)
+        )
+
+
+def in_order(features: Collection[str]) -> str:
+    """Names of features in network order."""
+    return ", ".join(f.name for f in fields(Features) if f.name in features)
