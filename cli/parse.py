@@ -19,7 +19,7 @@ from cli.flags import (
 )
 from cli.words import Typed, data_set, parse, strip_help
 from dataset import DATASETS
-from distiller_zoo import METHODS
+from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import Distiller, View
 from engine.device import DeviceOptions
 from engine.recipe import RecipeOptions, in_proportion
@@ -83,6 +83,7 @@ def parse_student(argv: Sequence[str]) -> StudentResolved:
     """
     about = "Train a student with the help of a teacher."
     classes, typed = parse((StudentOptions, *COMMON), argv, about, students=True)
+    typed = {name: value for name, value in typed.items() if value or name not in VIEWS}
     network_of = functools.cache(checkpoint.network_of)  # else the file is read for every flag
     options = with_usual(lambda typed: resolve_student(classes, typed, network_of), typed)
     check_objective(options)

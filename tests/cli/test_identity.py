@@ -99,6 +99,8 @@ def test_other_numbers_are_another_experiment_in_another_folder(one, other, fold
         ("", "--train_fraction 1 --fraction_seed 3"),
         ("", "--no_pair_defaults"),
         ("", "--sync_bn"),
+        ("", "--logit_stand off"),
+        ("--sdd 1,2", "--sdd 1,2 --tekap off"),
         ("", "--data_dir elsewhere --dataset fake"),
         ("--distill crd", "--distill crd --kd_T 20"),
         ("--distill icd", "--distill dcd"),
