@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.literal import crd as literal
+from crd import memory
 from crd.memory import Memory, bank_loss, similarity
 from dataset.base import Batch
 from distiller_zoo.base import Setup
@@ -52,12 +54,43 @@ def test_literal_equals_the_reference(entry):
     np.testing.assert_allclose(updated, case.expected("after/memory_v2"), rtol=1e-9)
 
 
-def test_similarity_picks_the_candidates():
-    torch.manual_seed(0)
-    z, bank, index = torch.randn(B, D), torch.randn(N, D), torch.randint(0, N, (B, K))
+ROWS = K * D * 8  # bytes of the rows of one sample
+
+
+@pytest.mark.parametrize("budget", [B * N * 8, 4 * ROWS, ROWS, 1])
+def test_similarity_picks_the_candidates(budget, monkeypatch):
+    monkeypatch.setattr(memory, "BUDGET", budget)
+    z, bank = torch.randn(B, D).double().requires_grad_(), torch.randn(N, D).double()
+    index = torch.randint(0, N, (B, K))
+    index[:, 1] = index[:, 0]  # twice the same one
     expected = torch.einsum("bd,bkd->bk", z, bank[index])
-    torch.testing.assert_close(similarity(z, bank, index), expected)
+    weight = torch.randn(B, K).double()
+    (gradient,) = torch.autograd.grad((expected * weight).sum(), z)
+    found = similarity(z, bank, index)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad((found * weight).sum(), z)[0], gradient)
     torch.testing.assert_close(similarity(z, bank), z @ bank.T)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the bytes of the largest tensor that is made."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        tensors = [x for x in torch.utils._pytree.tree_leaves(made) if isinstance(x, torch.Tensor)]
+        self.bytes = max([self.bytes, *(x.nbytes for x in tensors)])
+        return made
+
+
+def test_a_large_bank_is_gathered_from_within_the_budget(monkeypatch):
+    monkeypatch.setattr(memory, "BUDGET", 2 * ROWS)
+    z, bank = torch.randn(B, D).double().requires_grad_(), torch.randn(100, D).double()
+    index = torch.randint(0, 100, (B, K))
+    with Largest() as largest:
+        bank_loss(z, bank, index, torch.sum)
+    assert largest.bytes == memory.BUDGET
 
 
 @pytest.mark.parametrize("index", [torch.tensor([[0, 1, 1], [2, 0, 3]]), None])
