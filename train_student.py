@@ -39,13 +39,13 @@ def train_student(argv):
     setup = method_setup(student, teacher.network, setting.data.image_size, loaders[0])
     kd, method = kd_and_method(options, setup)
     objective = describe_objective(options)
-    notes = [describe_pair(options), describe_memories(method)]
     networks = student, teacher.network
     task = Distillation(networks, kd, method, options.distill, options, setting.numerics)
     stages = [
         first_stage(task, setting.schedule.start, options, options.init_epochs),
         main_stage(task, setting.schedule, options),
     ]
+    notes = [describe_pair(options), describe_memories(task, options.save_freq)]
     print_heading(setting, folder, student, objective, notes)
     facts = {
         "objective": objective,

@@ -10,6 +10,7 @@ from cli.choice import StudentResolved
 from dataset.loader import Loader
 from distiller_zoo import METHODS
 from distiller_zoo.base import Distiller, Setup
+from engine.objective import Distillation
 from helper.errors import UserError
 from helper.options import Resolved
 from models.base import Classifier
@@ -79,7 +80,10 @@ def describe_pair(options: Resolved) -> str:
     return f"settings of {pair}: {settings} (--no_pair_defaults leaves them out)" if named else ""
 
 
-def describe_memories(method: Distiller) -> str:
+def describe_memories(task: Distillation, save_freq: int) -> str:
     """What a method keeps of training samples, where it is much; empty where it is not."""
-    size = sum(buffer.numel() * buffer.element_size() for buffer in method.buffers())
-    return f"memories:  {size / 1e6:,.0f} MB of {type(method).__name__}" if size > 1e7 else ""
+    size = sum(buffer.nbytes for buffer in task.method.buffers())
+    text = f"memories:  {size / 1e6:,.0f} MB of {type(task.method).__name__}"
+    if task.memories():
+        text += f"; they and resume.pth are written every {save_freq} epochs (--save_freq)"
+    return text if size > 1e7 else ""

@@ -19,6 +19,7 @@ from engine.features import LazyFeatures
 from helper.errors import UserError
 from models.base import Classifier, Features, he_init
 
+LARGE = 10**8  # bytes of a buffer too large to be written every epoch; CIFAR's memories have 26 MB
 PROBE_STD = 0.01  # of the weights of a linear probe at its start
 PROBE_VERSION = 2  # of how a probe is trained; raise it when its numbers change
 
@@ -59,6 +60,11 @@ class Task(nn.Module):
     def load_training_state(self, state: dict[str, Tensor]) -> None:
         """Put back what `training_state` gave."""
         self.load_state_dict(state)
+
+    def memories(self) -> list[str]:
+        """Which of `training_state` are large buffers: a method's memories of many samples."""
+        state = self.training_state()
+        return [n for n, buffer in self.named_buffers() if n in state and buffer.nbytes > LARGE]
 
 
 class Supervised(Task):
@@ -204,6 +210,9 @@ class FirstStage(Task):
 
     def load_training_state(self, state):
         self.distillation.load_training_state(state)
+
+    def memories(self):
+        return self.distillation.memories()
 
 
 class LinearProbe(Task):

@@ -58,7 +58,10 @@ class RecipeOptions:
     tb_freq: int = option(
         500, "steps between two TensorBoard points within an epoch", parse=positive
     )
-    save_freq: int = option(40, "epochs between two kept checkpoints", parse=positive)
+    save_freq: int = option(
+        40, "epochs between two kept checkpoints, or resume files where memories are large",
+        parse=positive,
+    )  # fmt: skip
     num_workers: int = option(
         8, "processes that read image files; data sets in memory need none", parse=count
     )

@@ -32,7 +32,8 @@ def load(path: str | Path) -> Any:
     if not path.exists():
         raise UserError(f"no checkpoint {path}: give the path of a .pth file")
     if path.is_dir():
-        found = sorted(p.name for p in path.glob("*.pth") if p.name != "resume.pth")
+        names = sorted(p.name for p in path.glob("*.pth"))
+        found = [name for name in names if not name.startswith(("resume.", "memories_"))]
         listed = f"one of its files: {', '.join(found)}" if found else "a .pth file; it holds none"
         raise UserError(f"{path} is a folder: give {listed}")
     try:

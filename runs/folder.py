@@ -20,6 +20,7 @@ from runs.experiment import Experiment
 SCHEMA = 2  # of run.json and resume.pth; files without one are of the first release
 NEW, STOPPED, FINISHED = "new", "running", "finished"  # what a folder holds, as run.json says it
 OWN_FILES = ("run.json", "*.pth", "metrics.jsonl")  # run.json first: without it nothing is finished
+SHARED = ("stage", "epoch", "experiment")  # what resume.pth and the memories' file both say
 PATIENCE = 10.0  # seconds that the loading processes of a killed run may need to end
 START_ANEW = "--overwrite to start it anew"
 
@@ -138,6 +139,25 @@ class RunFolder:
         finally:
             self._release()
 
+    def write_state(self, state: Mapping[str, Any], memories: Mapping[str, Any]) -> None:
+        """Write what `open` reads: resume.pth, and in a file of their own `memories`, the large
+        part of its `task`.
+
+        That file is whole on disk before resume.pth names it, and the one before is removed after:
+        wherever a run is killed, the two that are read are of one epoch.
+        """
+        if memories:
+            state = {**state, "memories": "memories_{stage}_{epoch}.pth".format(**state)}
+            content = {**{name: state[name] for name in SHARED}, "task": memories}
+            checkpoint.save(self.path / state["memories"], content)
+        checkpoint.save(self.resume_file, state)
+        self._remove_other_memories(state)
+
+    def _remove_other_memories(self, state: Mapping[str, Any]) -> None:
+        for path in self.path.glob("memories_*.pth"):
+            if path.name != state.get("memories"):
+                path.unlink()
+
     def _read_before(self, overwrite: bool) -> dict[str, Any]:
         """The summary that the interrupted run wrote, of which the run is a continuation."""
         return self.read_summary() if self.summary_file.exists() and not overwrite else {}
@@ -216,4 +236,18 @@ class RunFolder:
         if not isinstance(state, dict) or not needed | {"experiment"} <= state.keys():
             raise UserError(f"{self.resume_file} is no resume file: {START_ANEW}")
         self._check_same(state["experiment"], self.resume_file)
+        if "memories" in state:
+            state["task"].update(self._read_memories(state))
+        self._remove_other_memories(state)
         return state
+
+    def _read_memories(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What `write_state` kept apart."""
+        path = self.path / state["memories"]
+        if not path.exists():
+            raise UserError(f"{path}, which resume.pth needs, is gone: {START_ANEW}")
+        content = checkpoint.load(path)
+        known = isinstance(content, dict) and "task" in content
+        if not known or any(content.get(name) != state[name] for name in SHARED):
+            raise UserError(f"{path} is of another run or epoch than resume.pth: {START_ANEW}")
+        return content["task"]

@@ -33,6 +33,7 @@ class Run:
         self.state = dict(state)
         self.last: dict[str, float] = self.state.get("last", {})
         self.best: dict[str, float] = self.state.get("best", {})
+        self.kept: int = self.last.get("epoch", 0)  # epoch of the main stage to resume after
         self.seconds: float = self.state.get("seconds", 0.0)
         self.provenance: list[dict[str, Any]] = []
         self.wandb_id: str | None = None
@@ -83,15 +84,15 @@ class Run:
         if stage.is_main:
             self._finish_main_epoch(stage, epoch, numbers)
         elif self.writes:
-            self._save_resume_file(stage, epoch)
+            if self._is_kept(stage, epoch):
+                self._save_resume_file(stage, epoch)
             loss = f"loss {numbers['train_loss']:.4f}"
             print(f"first stage, epoch {epoch}/{stage.epochs}  {loss}", flush=True)
 
     def describe_kept(self) -> str:
         """What a stopped run leaves, for an error message."""
-        if self.last:
-            kept = f"the checkpoint of epoch {self.last['epoch']} is kept in"
-            return f"{kept} {self.folder.path}"
+        if self.kept:
+            return f"the checkpoint of epoch {self.kept} is kept in {self.folder.path}"
         return "no epoch was finished, so there is no checkpoint"
 
     def finish(self) -> None:
@@ -111,20 +112,31 @@ class Run:
         if better:
             self.best = self.last
         self.seconds += numbers["seconds"]
+        kept = self._is_kept(stage, epoch)
+        self.kept = epoch if kept else self.kept
         if not self.writes:
             return
         path, name = self.folder.path, plain(self.model)
         weights = self._weights(stage.task.student, epoch, numbers["test_acc"])
         if better:
             checkpoint.save(path / f"{name}_best.pth", weights)
-        if epoch % self.facts["options"]["save_freq"] == 0 or epoch == stage.epochs:
+        if self._is_due(stage, epoch):
             checkpoint.save(path / f"ckpt_epoch_{epoch}.pth", weights)
         if epoch == stage.epochs:
             checkpoint.save(path / f"{name}_last.pth", weights)
         self.logger.epoch(epoch, numbers)
         # Last of all: a run killed before this line repeats the epoch and writes the same again.
-        self._save_resume_file(stage, epoch)
+        if kept:
+            self._save_resume_file(stage, epoch)
         print(logs.console_line(epoch, stage.epochs, numbers), flush=True)
+
+    def _is_due(self, stage, epoch: int) -> bool:
+        return epoch % self.facts["options"]["save_freq"] == 0 or epoch == stage.epochs
+
+    def _is_kept(self, stage, epoch: int) -> bool:
+        """Whether a run can be resumed after this epoch: after each, with large memories after the
+        first one, the last one and every --save_freq."""
+        return not stage.task.memories() or epoch == 1 or self._is_due(stage, epoch)
 
     def _weights(self, network: nn.Module, epoch: int, accuracy: float) -> dict[str, Any]:
         """RepDistiller's layout, and what lets the file say whose weights it holds."""
@@ -138,17 +150,19 @@ class Run:
         }
 
     def _save_resume_file(self, stage, epoch: int) -> None:
+        own = stage.state()
+        memories = {name: own["task"].pop(name) for name in stage.task.memories()}
         state = {
             "schema": SCHEMA,
             "stage": stage.name,
             "epoch": epoch,
-            **stage.state(),
+            **own,
             "last": self.last,
             "best": self.best,
             "seconds": self.seconds,
             "experiment": self.folder.experiment.to_dict(),
         }
-        checkpoint.save(self.folder.resume_file, state)
+        self.folder.write_state(state, memories)
 
     def _write_summary(self, status: str) -> None:
         experiment = self.folder.experiment

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cli import objective, parse
+from engine.objective import Task
 from engine.recipe import make_schedule as schedule
 from helper.errors import UserError
 from models.any import learning_rate
@@ -140,8 +141,16 @@ def test_the_teacher_is_named_by_its_checkpoint(tmp_path):
 
 
 def test_large_memories_are_said():
-    bank = torch.nn.Module()
-    bank.register_buffer("bank", torch.empty(1_280_000, 128, device="meta"))
-    assert objective.describe_memories(bank) == "memories:  655 MB of Module"
-    bank.register_buffer("bank", torch.empty(1000, 128))
-    assert objective.describe_memories(bank) == ""
+    """And how often they are written, where that is not every epoch."""
+
+    class WithBank(Task):
+        def __init__(self, samples):
+            torch.nn.Module.__init__(self)
+            self.method = torch.nn.Module()
+            self.method.register_buffer("bank", torch.empty(samples, 128, device="meta"))
+
+    assert objective.describe_memories(WithBank(1_280_000), 40) == (
+        "memories:  655 MB of Module; they and resume.pth are written every 40 epochs (--save_freq)"
+    )
+    assert objective.describe_memories(WithBank(100_000), 40) == "memories:  51 MB of Module"
+    assert objective.describe_memories(WithBank(1000), 40) == ""

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from helper.errors import UserError
+from runs import checkpoint
 from runs.experiment import Experiment
 from runs.folder import FINISHED, NEW, SCHEMA, STOPPED, RunFolder
 
@@ -115,6 +116,28 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path):
         assert state["epoch"] == 1
         left = {path.name for path in folder.path.iterdir() if path.name.startswith(".")}
         assert left == {".lock", ".lock.json", ".mine.txt.cccccccc"}
+
+
+def test_large_memories_are_of_the_run_and_epoch_that_the_resume_file_is_of(tmp_path):
+    folder = holds(tmp_path / "a", STOPPED)
+    state = {**checkpoint.load(folder.resume_file), "stage": "main", "task": {"a": 1}}
+    for epoch in (1, 2):
+        folder.write_state({**state, "epoch": epoch}, {"bank": 10 * epoch})
+    with folder.open(resume=True, overwrite=False) as found:
+        assert found["task"] == {"a": 1, "bank": 20}
+    path = folder.path / "memories_main_2.pth"
+    assert list(folder.path.glob("memories*")) == [path]
+    content = checkpoint.load(path)
+    for wrong in ({"epoch": 1}, {"stage": "first"}, {"experiment": OTHER.to_dict()}):
+        checkpoint.save(path, {**content, **wrong})
+        with pytest.raises(UserError, match="of another run or epoch than resume.pth: --overwrite"):
+            folder.open(resume=True, overwrite=False).__enter__()
+    path.write_bytes(b"half")
+    with pytest.raises(UserError, match="memories_main_2.pth is no checkpoint, or a truncated"):
+        folder.open(resume=True, overwrite=False).__enter__()
+    path.unlink()
+    with pytest.raises(UserError, match="memories_main_2.pth, which resume.pth needs, is gone"):
+        folder.open(resume=True, overwrite=False).__enter__()
 
 
 def test_a_second_start_is_told_who_holds_the_folder(tmp_path):

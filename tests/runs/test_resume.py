@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from models import MODELS
 from runs import checkpoint
+from runs.folder import RunFolder
+from runs.recorder import Run
 from tests.conftest import only
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -21,6 +24,11 @@ DATA = "--dataset fake --fake_size 40 --image_size 8 --batch_size 16 --fake_clas
 LINE = (
     f"train_student --path_t teacher.pth --model_t resnet8 --model_s resnet8 {DATA} "
     "--epochs 3 --save_freq 2 --distill kd --tekap"
+)
+
+
+MEMORIES = LINE.replace("kd --tekap", "crd --nce_k 8 --feat_dim 32").replace(
+    "--epochs 3 --save_freq 2", "--epochs 5 --save_freq 3"
 )
 
 
@@ -42,10 +50,11 @@ def numbers(folder: Path) -> list[dict]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
+    """Curves, weights, memories and what a run would be resumed with."""
     assert numbers(one) == numbers(other)
     names = {path.name for path in one.glob("*.pth")}
     assert names == {path.name for path in other.glob("*.pth")}
-    assert {"ckpt_epoch_2.pth", "ckpt_epoch_3.pth", "resnet8_best.pth", "resnet8_last.pth"} < names
+    assert {"ckpt_epoch_3.pth", "resnet8_best.pth", "resnet8_last.pth", "resume.pth"} <= names
     for name in names:
         a, b = checkpoint.load(one / name), checkpoint.load(other / name)
         for key in ("model", "task"):
@@ -107,6 +116,63 @@ def test_stopped_at_any_write(whole, run, tmp_path, monkeypatch):
             monkeypatch.setattr("os.replace", real)
             run(f"{LINE} --save_dir {folder} --resume")
             assert_same_run(whole, only(folder / "student_model"))
+
+
+def test_large_memories_and_what_else_is_resumed_are_of_one_epoch(run, tmp_path, monkeypatch):
+    """Killed right before, and right after, each change of either file."""
+    teacher_in(tmp_path)
+    monkeypatch.setattr("engine.objective.LARGE", 4000)  # bytes; a memory of 40 samples has 5120
+    run(f"{MEMORIES} --save_dir whole")
+    whole = only(tmp_path / "whole" / "student_model")
+    assert checkpoint.load(whole / "memories_main_5.pth")["task"].keys() == {
+        "method.memory_s.bank", "method.memory_t.bank"
+    }  # fmt: skip
+    written, changes = [], {name: getattr(os, name) for name in ("replace", "unlink")}
+
+    def dying_at(moment, after, change):
+        def dying(*paths, **how):
+            name = Path(paths[-1]).name
+            ours = name.startswith(("memories_", "resume."))
+            written.extend([name] * ours)
+            dies = ours and len(written) == moment
+            if dies and not after:
+                raise Killed
+            change(*paths, **how)
+            if dies:
+                raise Killed
+
+        return dying
+
+    for moment in range(1, 100):
+        for after in (False, True):
+            folder = tmp_path / f"{moment}{after}"
+            written.clear()
+            for name, change in changes.items():
+                monkeypatch.setattr(os, name, dying_at(moment, after, change))
+            try:
+                run(f"{MEMORIES} --save_dir {folder}")
+            except Killed:
+                for name, change in changes.items():
+                    monkeypatch.setattr(os, name, change)
+                run(f"{MEMORIES} --save_dir {folder} --resume")
+                assert_same_run(whole, only(folder / "student_model"))
+            else:
+                assert written == [
+                    "memories_main_1.pth", "resume.pth",
+                    "memories_main_3.pth", "resume.pth", "memories_main_1.pth",
+                    "memories_main_5.pth", "resume.pth", "memories_main_3.pth",
+                ]  # fmt: skip
+                return
+
+
+def test_which_epoch_a_run_with_large_memories_can_go_on_after():
+    run = Run(RunFolder(Path("here"), None), "net", {"options": {"save_freq": 3}}, {}, writes=False)
+    stage = SimpleNamespace(is_main=True, epochs=5, task=SimpleNamespace(memories=lambda: ["bank"]))
+    kept = []
+    for epoch in range(1, 6):
+        run.finish_epoch(stage, epoch, {"test_acc": 0.0, "seconds": 0.0})
+        kept.append(run.describe_kept())
+    assert kept == [f"the checkpoint of epoch {n} is kept in here" for n in (1, 1, 3, 3, 5)]
 
 
 def test_killed_with_signal_9_again_and_again(whole, tmp_path):
