@@ -47,10 +47,11 @@ def test_trains_like_the_published_code(case):
     assert not far, f"{len(far)} numbers differ, such as {'; '.join(worst[:4])}"
 
 
-def test_every_method_has_a_case_or_is_listed():
-    trained = {method_of(case) for case in CASES}
-    missing = {name for name in METHODS if METHODS[name] not in trained} - WITHOUT_CASE
-    assert not missing, f"neither a golden trajectory nor listed as without one: {sorted(missing)}"
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_method_has_a_case_or_is_listed(name):
+    if name in WITHOUT_CASE:
+        pytest.skip(f"no golden trajectory of {name}")
+    assert METHODS[name] in map(method_of, CASES), f"no golden trajectory of {name}, and not listed"
 
 
 @pytest.mark.skipif(not OWN_FOLDER, reason="the list is for the cases kept here")
