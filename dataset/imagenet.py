@@ -52,6 +52,7 @@ class ImageNet(DataSource):
             "learning_rate": LEARNING_RATE * typed.get("batch_size", BATCH_SIZE) / BATCH_SIZE,
             "lr_decay_epochs": (30, 60, 90),
             "weight_decay": 1e-4,
+            "save_freq": 10,
         }
 
     @staticmethod

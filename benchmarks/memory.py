@@ -1,6 +1,6 @@
 """Similarities with candidates in a bank: from a product with all of it, or from gathered rows.
 
-python benchmarks/bank.py [--rounds 5] [--sizes CIFAR ImageNet]
+python benchmarks/memory.py [--rounds 5] [--sizes CIFAR ImageNet]
 
 Forward and gradient of one direction of CRD: 16,384 negatives, 128 dimensions, random vectors. Both
 forms take turns in one process: medians, and the ratio product / gathered as median
