@@ -3,6 +3,8 @@
 A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 """
 
+import http.client
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from dataset import DATASETS
 from dataset.base import DataSet, DataSource, Split
 from helper.errors import UserError
 from helper.options import option
+
+# What reading or fetching a data set raises where a file or the connection is broken
+BROKEN = (OSError, RuntimeError, EOFError, http.client.HTTPException)
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ def load_cifar(kind: str, options: CifarOptions, mean, std) -> DataSet:
         # Checks every file; what is there and whole is not downloaded again.
         train = source(options.data_dir, train=True, download=True)
         test = source(options.data_dir, train=False)
-    except (OSError, RuntimeError, EOFError) as error:
+    except BROKEN as error:
         raise UserError(explain_failure(source, Path(options.data_dir), error)) from error
     return DataSet(kind.lower(), to_split(train), to_split(test), tuple(train.classes), mean, std)
 
@@ -67,6 +72,11 @@ def explain_failure(source, root: Path, error: Exception) -> str:
     """Which file is missing or damaged, why no other could be had, and the ways out."""
     from torchvision.datasets.utils import check_integrity
 
+    if isinstance(error, PermissionError):
+        return (
+            f"{source.__name__}: cannot use {error.filename} ({error.strerror}): allow it, or name "
+            "another folder with --data_dir"
+        )
     wanted = dict(source.train_list + source.test_list) | {
         source.meta["filename"]: source.meta["md5"]
     }
@@ -79,7 +89,7 @@ def explain_failure(source, root: Path, error: Exception) -> str:
         "",
     )
     path = root / source.base_folder / bad
-    state = "is damaged" if path.is_file() else "is missing"
+    state = "is damaged" if os.path.isfile(path) else "is missing"
     why = " ".join(str(error).split())
     return (
         f"{source.__name__}: {path} {state} and downloading failed ({why}); put {source.filename} "

@@ -7,9 +7,8 @@ import os
 from torch import Tensor
 
 from dataset.base import DataSet
-from dataset.folder import Files
+from dataset.folder import Files, reading
 from dataset.stream import StreamedSet
-from helper.errors import UserError
 
 
 def fingerprint(data: DataSet | StreamedSet) -> str:
@@ -44,9 +43,7 @@ def _add_tensor(digest, tensor: Tensor) -> None:
 def _add_files(digest, files: Files) -> None:
     _add(digest, len(files.paths))
     for path, label in zip(files.paths, files.labels, strict=True):
-        try:
+        with reading(path):
             size = os.stat(path).st_size
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
         name = path.removeprefix(files.root).lstrip(os.sep).replace(os.sep, "/")
         digest.update(b"%b\0%d %d\n" % (os.fsencode(name), label, size))

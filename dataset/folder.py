@@ -5,13 +5,15 @@ files, so a changed pixel can never be answered with an old file. N images of S 
 """
 
 import concurrent.futures
+import contextlib
 import hashlib
 import io
 import multiprocessing
 import os
+import stat
 import sys
 import tempfile
-import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,10 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".
 MAX_SIZE = 64  # default size of larger images: the data set has to fit in memory
 DECODING_VERSION = 1  # raised when decoding changes: older cache files are not read
 DECODE_BATCH = 64  # images that a process decodes at a time
+# Pillow would open others as well, PostScript with a program of its own
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MAX_BYTES = 1 << 31  # of a file: more is no image
+MAX_PIXELS = 1 << 27  # of an image whose shorter side has been scaled
 
 
 class Files(NamedTuple):
@@ -66,9 +72,7 @@ class Folder(DataSource):
         root, size = Path(options.data_dir), options.image_size
         if size is not None:
             check_image_size(size)
-        folders = split_folders(root)
-        classes = class_names(*folders)
-        splits = [list_files(folder, classes) for folder in folders]
+        classes, *splits = class_files(root)
         cache = Path(options.cache_dir) / f"folder-{content_key(root, splits, size)}.npz"
         images = read_cache(cache, [len(files.paths) for files in splits])
         if images is None:
@@ -88,6 +92,24 @@ class Folder(DataSource):
 def print_note(text: str) -> None:
     """A line for the user that is no warning."""
     print(text, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def reading(path: str | Path):
+    """Turn an OSError about a file or a folder, `path` or below, into a line for the user."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename or path}: {error.strerror}") from error
+
+
+def class_files(root: Path) -> tuple[tuple[str, ...], Files, Files]:
+    """root -> names of the classes, image files of the training and of the test split."""
+    with reading(root):
+        folders = split_folders(root)
+        classes = class_names(*folders)
+        train, test = (list_files(folder, classes) for folder in folders)
+    return classes, train, test
 
 
 def split_folders(root: Path) -> tuple[Path, Path]:
@@ -138,12 +160,7 @@ def list_files(folder: Path, classes: tuple[str, ...]) -> Files:
     """Every image below each class folder, in the order of the names."""
     paths, labels = [], []
     for label, name in enumerate(classes):
-        found = sorted(
-            os.path.join(where, file)
-            for where, _, files in os.walk(folder / name, followlinks=True)
-            for file in files
-            if os.path.splitext(file)[1].lower() in SUFFIXES and not file.startswith(".")
-        )
+        found = sorted(image_files(folder / name))
         if not found:
             raise UserError(
                 f"no images in {folder / name}: looked for {', '.join(sorted(SUFFIXES))}"
@@ -151,6 +168,25 @@ def list_files(folder: Path, classes: tuple[str, ...]) -> Files:
         paths += found
         labels += [label] * len(found)
     return Files(paths, labels, str(folder))
+
+
+def image_files(folder: Path) -> Iterator[str]:
+    """Every image below a folder; nothing hidden, and no link to a folder that it lies in."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for where, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        inside = [(name, Path(where, name)) for name in folders if not name.startswith(".")]
+        folders[:] = [name for name, path in inside if not leads_back(path)]
+        for file in files:
+            if os.path.splitext(file)[1].lower() in SUFFIXES and not file.startswith("."):
+                yield os.path.join(where, file)
+
+
+def leads_back(path: Path) -> bool:
+    """Whether it is a link to a folder around it, and following it would never end."""
+    return path.is_symlink() and any(path.samefile(parent) for parent in path.parents)
 
 
 def content_key(root: Path, splits: list[Files], size: int | None) -> str:
@@ -164,11 +200,17 @@ def content_key(root: Path, splits: list[Files], size: int | None) -> str:
 
 
 def read_file(path: str) -> bytes:
-    try:
+    """All of a regular file: a pipe or a device may have no end. UserError for any other."""
+    with reading(path):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path} is no regular file: remove it")
+        if status.st_size > MAX_BYTES:
+            raise UserError(
+                f"{path} has {status.st_size:,} bytes, too many for an image: remove it"
+            )
         with open(path, "rb") as file:
             return file.read()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def decode(paths: list[str], size: int | None) -> np.ndarray:
@@ -183,7 +225,13 @@ def decode(paths: list[str], size: int | None) -> np.ndarray:
             print_note(f"images of {width} x {height} become {size} x {size}; see --image_size")
     groups = [paths[i : i + DECODE_BATCH] for i in range(0, len(paths), DECODE_BATCH)]
     work = partial(decode_group, size=size, common=common)
-    images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
+    try:
+        images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
+    except (MemoryError, ValueError):
+        raise UserError(
+            f"{len(paths):,} images of {size} x {size} do not fit in memory: give a smaller "
+            "--image_size, or --dataset imagenet, which reads them as it trains"
+        ) from None
     done = 0
     bar = tqdm(total=len(paths), desc="decoding", unit="image", disable=None)
     with bar, worker_pool() as pool:
@@ -206,7 +254,7 @@ def decode_group(paths: list[str], size: int, common: tuple[int, int] | None) ->
     """A few images as (M, 3, S, S) uint8; UserError if one has not the `common` size, if given."""
     images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
     for i, path in enumerate(paths):
-        image = open_image(path)
+        image = open_image(path, size)
         if common and image.size != common:
             raise UserError(
                 f"images differ in size ({path} is {image.size[0]} x {image.size[1]}, the first is "
@@ -216,13 +264,19 @@ def decode_group(paths: list[str], size: int, common: tuple[int, int] | None) ->
     return images
 
 
-def open_image(path: str) -> "Image.Image":
-    """A decoded RGB image; UserError that names the file if that is impossible."""
+def open_image(path: str, shorter: int = 0) -> "Image.Image":
+    """A decoded RGB image; UserError that names the file if that is impossible.
+
+    `shorter` is the length that its shorter side will be scaled to, 0 where it will not.
+    """
     from PIL import Image, UnidentifiedImageError
 
     data = read_file(path)
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)  # checks the number of pixels
+        if shorter**2 * max(image.size) > MAX_PIXELS * min(image.size):
+            size = " x ".join(map(str, image.size))
+            raise ValueError(f"{size} has too many pixels once its shorter side is {shorter}")
         image.load()
         if image.mode.startswith("I"):  # 16 bits of grey, which convert() would cut off at 255
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -231,7 +285,8 @@ def open_image(path: str) -> "Image.Image":
         return image.convert("RGB")
     except Exception as error:  # decoders raise whatever they like about a damaged file
         known = not isinstance(error, UnidentifiedImageError)
-        reason = " ".join(str(error).split()) if known else "of no known format"
+        unknown = f"in none of the formats {', '.join(FORMATS)}"
+        reason = " ".join(str(error).split()) if known else unknown
         raise UserError(f"{path} is no readable image ({reason}): repair or remove it") from error
 
 
@@ -250,7 +305,7 @@ def resize_and_center_crop(image: "Image.Image", size: int) -> "Image.Image":
 
 def read_cache(path: Path, counts: list[int]) -> list[np.ndarray] | None:
     """The two arrays of images, or None if the file is absent or (with a note) broken."""
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     try:
         with np.load(path, allow_pickle=False) as stored:  # checks the checksum of each array
@@ -260,10 +315,12 @@ def read_cache(path: Path, counts: list[int]) -> list[np.ndarray] | None:
             for a, n in zip(images, counts)
         ):
             return images
-        reason = "unexpected content"
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error)
-    print_note(f"cache file {path} is broken ({reason}): decoding the images again")
+        problem = "is broken (unexpected content)"
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror or error})"
+    except Exception as error:  # whatever readers of a damaged file raise
+        problem = f"is broken ({error})"
+    print_note(f"cache file {path} {problem}: decoding the images again")
     return None
 
 

@@ -10,7 +10,7 @@ import torch
 
 from dataset import DATASETS
 from dataset.base import DataSource, check_image_size
-from dataset.folder import class_names, list_files, split_folders
+from dataset.folder import class_files
 from dataset.stream import StreamedSet
 from helper.errors import UserError
 from helper.options import option, positive
@@ -59,9 +59,7 @@ class ImageNet(DataSource):
     def load(options: Options) -> StreamedSet:
         root = Path(options.data_dir)
         check_image_size(options.image_size)
-        folders = split_folders(root)
-        classes = class_names(*folders)
-        train, test = (list_files(folder, classes) for folder in folders)
+        classes, train, test = class_files(root)
         return StreamedSet(
             name=root.resolve().name,
             train=train,

@@ -12,7 +12,7 @@ import torch
 
 from dataset import DATASETS
 from dataset.base import DataSet, DataSource, Split, check_image_size
-from dataset.cifar import explain_failure
+from dataset.cifar import BROKEN, explain_failure
 from dataset.folder import resize_and_center_crop
 from helper.errors import UserError
 from helper.options import option, positive
@@ -44,7 +44,7 @@ class Stl10(DataSource):
             # Checks every file; what is there and whole is not downloaded again.
             train = source(options.data_dir, split="train", download=True)
             test = source(options.data_dir, split="test")
-        except (OSError, RuntimeError, EOFError) as error:
+        except BROKEN as error:
             raise UserError(explain_failure(source, Path(options.data_dir), error)) from error
         splits = (to_split(part, size) for part in (train, test))
         return DataSet("stl10", *splits, CLASSES, MEAN, STD, padding=size // 8)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dataset import DATASETS
 from dataset.base import DataSet, DataSource
-from dataset.folder import Folder
+from dataset.folder import Folder, reading
 from helper.errors import UserError
 from helper.options import option, positive
 
@@ -33,7 +33,8 @@ class TinyImageNet(DataSource):
     @staticmethod
     def load(options: Options) -> DataSet:
         root = Path(options.data_dir) / FOLDER
-        check_folder(root)
+        with reading(root):
+            check_folder(root)
         folder = Folder.Options(str(root), options.image_size, options.cache_dir)
         return replace(Folder.load(folder), name="tinyimagenet", mean=MEAN, std=STD)
 

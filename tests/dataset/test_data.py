@@ -1,6 +1,7 @@
 """The data sets: what they contain, and what they say about bad input. Nothing is downloaded."""
 
 import hashlib
+import http.client
 import os
 import pickle
 import re
@@ -244,6 +245,31 @@ def test_truncated_cifar_names_the_file(cifar, tmp_path):
     assert f"{file} is damaged" in one_line(error)
 
 
+def test_cifar_that_may_not_be_read_is_not_called_damaged(cifar, tmp_path, monkeypatch):
+    name, folder, *_ = cifar
+
+    def denied(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(torchvision.datasets.utils, "calculate_md5", denied)
+    with pytest.raises(UserError) as error:
+        load_cifar(name, tmp_path)
+    assert re.search(rf"cannot use {folder}/\w+ \(Permission denied\)", one_line(error))
+    assert "damaged" not in str(error.value)
+
+
+def test_a_download_that_breaks_off(cifar, tmp_path, monkeypatch):
+    name, folder, *_ = cifar
+
+    def broken(*_, **__):
+        raise http.client.IncompleteRead(b"half")
+
+    monkeypatch.setattr(torchvision.datasets.cifar, "download_and_extract_archive", broken)
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match=r"downloading failed \(IncompleteRead\(4 bytes read\)\)"):
+        load_cifar(name, tmp_path)
+
+
 def test_absent_cifar_says_where_and_what_to_do(offline, tmp_path):
     with pytest.raises(UserError) as error:
         load_cifar("cifar100", tmp_path / "nowhere")
@@ -344,14 +370,16 @@ def content_key_of(files, size=None):
         return content_key(Path(root), [Files(paths, [0] * len(paths))], size)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "other", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "method", "other", "empty"])
 def test_a_broken_cache_file_is_rebuilt_with_a_note(images, damage, capsys):
     first = load_folder(images)
     (cache,) = (images.parent / "cache").iterdir()
     content = bytearray(cache.read_bytes())
     if damage == "flip":
         content[len(content) // 3] ^= 64
-    cache.write_bytes({"cut": content[:-99], "flip": content, "empty": b""}.get(damage, b""))
+    if damage == "method":  # of compression, in the directory at the end
+        content[content.rindex(b"PK\1\2") + 10] = 99
+    cache.write_bytes({"cut": content[:-99], "other": b"", "empty": b""}.get(damage, content))
     if damage == "other":
         np.savez(cache, train=np.zeros(3), test=np.zeros(3))
     again = load_folder(images)
@@ -359,6 +387,23 @@ def test_a_broken_cache_file_is_rebuilt_with_a_note(images, damage, capsys):
     assert f"cache file {cache} is broken" in capsys.readouterr().err
     load_folder(images)
     assert capsys.readouterr().err == ""  # the rebuilt file is whole
+
+
+def test_a_cache_that_may_not_be_read_is_not_called_broken(images, monkeypatch, capsys):
+    load_folder(images)
+
+    def denied(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(np, "load", denied)
+    assert len(load_folder(images).train.labels) == 6
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"cache file .*\.npz cannot be read \(Permission denied\): decoding", line)
+
+
+def test_a_cache_folder_of_too_long_a_name(images, capsys):
+    assert len(load_folder(images, cache=images / ("a" * 300)).train.labels) == 6
+    assert "are not kept in" in capsys.readouterr().err
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(images, capsys):
@@ -474,5 +519,5 @@ def test_an_unreadable_image_is_named(images, size):
     file.write_bytes(b"text")
     with pytest.raises(UserError, match="2.png is no readable image") as error:
         load_folder(images, size)
-    assert "(of no known format): repair or remove it" in one_line(error)
+    assert "JPEG, PNG, PPM, TIFF, WEBP): repair or remove it" in one_line(error)
     assert not list((images.parent / "cache").glob("*"))
