@@ -242,12 +242,19 @@ def decode(paths: list[str], size: int | None) -> np.ndarray:
     return images
 
 
+def cpu_count() -> int:
+    """Cores that this process may use: a scheduler may have given it fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def worker_pool() -> concurrent.futures.Executor:
     """A process for each core, or threads where processes cannot fork (slower: the GIL is busy)."""
     if "fork" in multiprocessing.get_all_start_methods():
         fork = multiprocessing.get_context("fork")
-        return concurrent.futures.ProcessPoolExecutor(os.cpu_count(), fork)
-    return concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+        return concurrent.futures.ProcessPoolExecutor(cpu_count(), fork)
+    return concurrent.futures.ThreadPoolExecutor(cpu_count())
 
 
 def decode_group(paths: list[str], size: int, common: tuple[int, int] | None) -> np.ndarray:

@@ -74,14 +74,9 @@ class Loader:
         self._shares = rank_shares(len(self.labels), batch_size, rank, ranks)
         self._scale, self._shift = scale_and_shift(
             data.mean, data.std, how.device
-        )  # (3, 1, 1) each
-        smallest = len(self.labels) % batch_size or min(batch_size, len(self.labels))
-        if self.training and smallest < ranks:
-            raise UserError(
-                f"batch size {batch_size} leaves a last batch of {smallest} of the "
-                f"{len(self.labels)} training images, too few for {ranks} processes: "
-                "choose another batch size"
-            )
+        )  # both (3, 1, 1)
+        if self.training:
+            check_smallest_batch(len(self.labels), batch_size, ranks)
 
     def __len__(self) -> int:
         """Batches in an epoch, the same number on every rank."""
@@ -117,6 +112,16 @@ def rank_shares(n: int, batch_size: int, rank: int, ranks: int) -> list[tuple[in
     """Where a rank's share of each batch starts and ends in the order of an epoch of n samples."""
     batches = [(lo, min(batch_size, n - lo)) for lo in range(0, n, batch_size)]
     return [(lo + size * rank // ranks, lo + size * (rank + 1) // ranks) for lo, size in batches]
+
+
+def check_smallest_batch(n: int, batch_size: int, ranks: int) -> None:
+    """UserError if a batch of n training images has fewer of them than there are processes."""
+    smallest = n % batch_size or min(batch_size, n)
+    if smallest < ranks:
+        raise UserError(
+            f"batch size {batch_size} leaves a last batch of {smallest} of the {n} training "
+            f"images, too few for {ranks} processes: choose another batch size"
+        )
 
 
 def group_sizes(sizes: list[int], limit: int) -> Iterator[list[int]]:

@@ -6,8 +6,9 @@ N samples, B batch, b a process's share of it, S x S images.
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from dataset.augment import draw, normalise, permutation, scale_and_shift
 from dataset.base import Batch
-from dataset.folder import Files, open_image
-from dataset.loader import Loading, rank_shares
+from dataset.folder import Files, cpu_count, open_image
+from dataset.loader import Loading, check_smallest_batch, rank_shares
 from helper.errors import UserError
 
 CROP = 4  # purpose of `draw`, after those of dataset.augment
@@ -60,7 +61,7 @@ class StreamLoader:
         how: Loading,
     ):
         files: Files = getattr(data, split)
-        workers = min(how.workers, os.cpu_count() or 1)
+        workers = min(how.workers, cpu_count())
         if data.skip_corrupt and how.ranks > 1:
             raise UserError(
                 "--skip_corrupt needs one process, since all have to know what is in a batch: "
@@ -69,17 +70,19 @@ class StreamLoader:
         self.training, self.seed, self.skip = split == "train", how.seed, data.skip_corrupt
         self.labels = torch.tensor(files.labels).to(how.device)  # (N,)
         self._batch_size = batch_size
+        if self.training:
+            check_smallest_batch(len(files.paths), batch_size, how.ranks)
         self._shares = rank_shares(len(files.paths), batch_size, how.rank, how.ranks)
         self._scale, self._shift = scale_and_shift(
             data.mean, data.std, how.device
-        )  # (3, 1, 1) each
+        )  # both (3, 1, 1)
         self._sampler = BatchSampler(self._shares)
         self._corrupt: set[str] = set()
         self._batches = DataLoader(
             ImageFiles(files.paths, data.image_size, self.training, how.seed, how.aug),
             batch_sampler=self._sampler,
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=partial(collate, size=data.image_size),
             pin_memory=torch.device(how.device).type == "cuda",
             persistent_workers=workers > 0,
             prefetch_factor=PREFETCH if workers else None,
@@ -94,7 +97,7 @@ class StreamLoader:
         """The batches of an epoch: shuffled and augmented, or the test split as it is."""
         n, device, skipped = len(self.labels), self.labels.device, 0
         order = permutation(self.seed, epoch, n) if self.training else torch.arange(n)
-        self._sampler.epoch, self._sampler.order = epoch, order.tolist()
+        self._sampler.epoch, self._sampler.order = epoch, order
         indices = order.to(device).split(self._batch_size)
         for (pixels, readable, problems), index in zip(self._batches, indices, strict=True):
             if problems:
@@ -121,18 +124,37 @@ class StreamLoader:
 class BatchSampler:
     """Which images a process reads for each batch: (epoch, index) of every image of its share.
 
-    `epoch` and `order`, the indices of all samples, are set before each pass.
+    `epoch` and `order` (N,), the indices of all samples, are set before each pass.
     """
 
     def __init__(self, shares: list[tuple[int, int]]):
-        self.shares, self.epoch, self.order = shares, 0, []
+        self.shares, self.epoch, self.order = shares, 0, torch.empty(0)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for lo, hi in self.shares:
-            yield [(self.epoch, index) for index in self.order[lo:hi]]
+            yield [(self.epoch, index) for index in self.order[lo:hi].tolist()]
 
     def __len__(self) -> int:
         return len(self.shares)
+
+
+class Paths(Sequence[str]):
+    """Names of files as one block of bytes that all processes share.
+
+    A list of a million strings becomes each worker's own: to read one is to count a reference.
+    """
+
+    def __init__(self, paths: Iterable[str]):
+        text = os.fsencode("\0".join(paths)) + b"\0"
+        self._text = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        self._ends = (self._text == 0).nonzero()[:, 0]  # (N,)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        start = self._ends[index - 1] + 1 if index else 0
+        return os.fsdecode(self._text[start : self._ends[index]].numpy().tobytes())
 
 
 class ImageFiles(Dataset):
@@ -141,12 +163,13 @@ class ImageFiles(Dataset):
     def __init__(self, paths: list[str], size: int, training: bool, seed: int, aug: bool):
         importlib.import_module("helper.vision")  # lets torchvision be imported; takes seconds
         v2 = importlib.import_module("torchvision.transforms.v2")
+        self.shorter = 0 if training else round(size / CROP_RATIO)  # side, where all is scaled
         if training:
             transforms = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
             transforms += [v2.AutoAugment()] if aug else []
         else:
-            transforms = [v2.Resize(round(size / CROP_RATIO)), v2.CenterCrop(size)]
-        self.paths, self.seed = paths, seed
+            transforms = [v2.Resize(self.shorter), v2.CenterCrop(size)]
+        self.paths, self.seed = Paths(paths), seed
         self.transform = v2.Compose([*transforms, v2.PILToTensor()])
 
     def __len__(self) -> int:
@@ -155,22 +178,22 @@ class ImageFiles(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> Tensor | str:
         epoch, index = key
         try:
-            image = open_image(self.paths[index])
+            image = open_image(self.paths[index], self.shorter)
         except UserError as error:
             return str(error)
         seed = draw(self.seed, epoch, CROP, torch.tensor([index])).item()
-        with torch.random.fork_rng(devices=[]):  # torchvision uses the global generator
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the CPU's generator
+            torch.default_generator.manual_seed(seed)  # and the GPU's is that of the networks
             return self.transform(image)
 
 
-def collate(items: list[Tensor | str]) -> tuple[Tensor, Tensor, list[str]]:
+def collate(items: list[Tensor | str], size: int) -> tuple[Tensor, Tensor, list[str]]:
     """A batch of images (3, S, S) and problems -> images, which items are images, problems.
 
-    The images are (M, 3, S, S), the flags (b,) bool with M of them true.
+    The images are (M, 3, S, S), M may be 0; the flags are (b,) bool with M of them true.
     """
     readable = torch.tensor([isinstance(item, Tensor) for item in items], dtype=torch.bool)
     images = [item for item in items if isinstance(item, Tensor)]
     problems = [item for item in items if isinstance(item, str)]
-    pixels = torch.stack(images) if images else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+    pixels = torch.stack(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8)
     return pixels, readable, problems

@@ -11,7 +11,7 @@ from PIL import EpsImagePlugin, Image
 
 from dataset import DATASETS
 from dataset.fingerprint import fingerprint
-from dataset.folder import MAX_BYTES, Folder, open_image
+from dataset.folder import MAX_BYTES, Folder, cpu_count, open_image
 from helper.errors import UserError
 
 SETS = ("folder", "imagenet")
@@ -208,3 +208,14 @@ def test_names_of_any_bytes_and_of_full_length(name, root):
     data = load(name, root)
     assert [os.fsencode(known) for known in data.classes] == sorted(names.values())
     assert len(fingerprint(data)) == 64
+
+
+# Processes
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
+    assert cpu_count() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cpu_count() == 64

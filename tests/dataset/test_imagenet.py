@@ -1,6 +1,8 @@
 """Images that are read from disk as a run trains."""
 
 import json
+import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -9,9 +11,11 @@ from PIL import Image
 
 from cli import parse
 from dataset import DATASETS
+from dataset.augment import draw
+from dataset.folder import open_image
 from dataset.imagenet import MEAN, STD
 from dataset.loader import Loading
-from dataset.stream import StreamLoader
+from dataset.stream import CROP, ImageFiles, Paths, StreamLoader
 from helper.errors import UserError
 from tests.conftest import only
 
@@ -63,6 +67,17 @@ def test_what_is_shown_follows_from_seed_epoch_and_sample(root):
     assert sorted(torch.cat([b.index for b in first]).tolist()) == list(range(12))
 
 
+def test_crops_are_torchvisions_and_the_gpus_generator_is_left_alone(root, monkeypatch):
+    data = load(root)
+    files = ImageFiles(data.train.paths, 32, training=True, seed=3, aug=True)
+    expected = []
+    for index, path in enumerate(data.train.paths):
+        torch.manual_seed(draw(3, 2, CROP, torch.tensor([index])).item())
+        expected.append(files.transform(open_image(path)))
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("seeds the GPU"))
+    assert all(torch.equal(files[2, i], image) for i, image in enumerate(expected))
+
+
 def test_auto_augment_changes_training_images_alone(root):
     data = load(root)
     for split, same in (("train", False), ("test", True)):
@@ -79,6 +94,28 @@ def test_processes_together_read_the_batches_of_one(root):
     for whole, *parts in zip(alone, *shares, strict=True):
         assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
         assert all(torch.equal(part.labels, whole.labels) for part in parts)
+
+
+def test_a_training_batch_too_small_for_the_processes(root):
+    with pytest.raises(UserError, match="last batch of 2 of the 12 training images, too few for 3"):
+        batches(load(root), "train", batch_size=5, rank=0, ranks=3)
+
+
+def test_an_empty_share_has_the_shape_of_images(root):
+    shares = [batches(load(root), "test", batch_size=8, rank=rank, ranks=3) for rank in range(3)]
+    sizes = [[tuple(batch.images.shape) for batch in share] for share in shares]
+    assert sizes[0] == [(2, 3, 32, 32), (0, 3, 32, 32)]
+    assert sizes[2] == [(3, 3, 32, 32), (1, 3, 32, 32)]
+
+
+def test_workers_share_the_paths():
+    names = [f"train/\udcff\udc80é/{i}.png" for i in range(9999)]  # as from bytes b"\xff\x80"
+    paths = Paths(names)
+    assert len(paths) == 9999
+    assert [paths[i] for i in (0, 1, 5000, 9998)] == [names[i] for i in (0, 1, 5000, 9998)]
+    assert len(ForkingPickler.dumps(paths)) < 10_000  # of 300,000 bytes
+    received = pickle.loads(ForkingPickler.dumps(paths))
+    assert received[5000] == names[5000]
 
 
 def test_a_test_image_is_the_middle_of_the_scaled_one(root):
