@@ -1,14 +1,18 @@
 """The loader of images in memory: the whole split lies on the device, without worker processes.
 
-A split is one uint8 tensor. Some thousand images at a time are gathered, cropped and flipped as
-bytes; each batch is turned into normalised floats when it is asked for. N samples, B batch.
+A split is one uint8 tensor; one too large for the GPU stays in host memory. Some thousand images at
+a time are gathered, cropped and flipped as bytes; each batch is turned into normalised floats when
+it is asked for. N samples, B batch.
 """
 
+import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from dataset.augment import (
     Views,
@@ -23,6 +27,7 @@ from dataset.autoaugment import auto_augment
 from dataset.base import Batch, DataSet, Split
 from helper.errors import UserError
 
+SHARE = 0.5  # of the memory that is free on a GPU; with more than that, images stay outside
 CHUNK_BYTES = 3 << 20  # of images augmented at once: few calls a batch, and it fits the cache
 
 
@@ -68,13 +73,12 @@ class Loader:
         check_split(data.name, split, chosen, len(data.classes))
         self.training = split == "train"
         self.seed, self.padding, self.flip, self.aug = how.seed, data.padding, data.flip, how.aug
-        self.images = chosen.images.to(how.device).contiguous()  # (N, 3, H, W) uint8
+        images, about = chosen.images.contiguous(), f"{split} split of {data.name}"
+        self.images = place(images, torch.device(how.device), about if rank == 0 else "")
         self.labels = chosen.labels.to(how.device)  # (N,)
         self._batch_size = batch_size
         self._shares = rank_shares(len(self.labels), batch_size, rank, ranks)
-        self._scale, self._shift = scale_and_shift(
-            data.mean, data.std, how.device
-        )  # both (3, 1, 1)
+        self._scale, self._shift = scale_and_shift(data.mean, data.std, how.device)  # (3, 1, 1)
         if self.training:
             check_smallest_batch(len(self.labels), batch_size, ranks)
 
@@ -92,13 +96,15 @@ class Loader:
         if self.training:
             views = choose_views(self.seed, epoch, own_cpu, self.padding, self.flip)
             views = Views(*(choice.to(device) for choice in views))
-            canvas = new_canvas(self.images, capacity, self.padding)
-        own, order = own_cpu.to(device), order.to(device)
+            canvas = new_canvas(self.images[:0].to(device), capacity, self.padding)
+        own, order = own_cpu.to(self.images.device), order.to(device)
         batches = zip(order.split(self._batch_size), self.labels[order].split(self._batch_size))
         start = 0
         for chunk in group_sizes(sizes, capacity):
             span = slice(start, start + sum(chunk))
             images = self.images.index_select(0, own[span])
+            if images.device != device:
+                images = images.pin_memory().to(device, non_blocking=True)
             if self.training:
                 images = crop_and_flip(images, Views(*(choice[span] for choice in views)), canvas)
                 if self.aug:
@@ -106,6 +112,28 @@ class Loader:
             for pixels, (index, labels) in zip(images.split(chunk), batches):
                 yield Batch(normalise(pixels, self._scale, self._shift), labels, index)
             start = span.stop
+
+
+def place(images: Tensor, device: torch.device, name: str) -> Tensor:
+    """Images (N, 3, H, W) on a device, or where they are if it has no room for them.
+
+    That is said of the split called `name`, "" for nothing.
+    """
+    room = free_bytes(device)
+    if images.nbytes <= SHARE * room:
+        return images.to(device)
+    if name:
+        size, free = (f"{x / 1e6:,.1f} MB" for x in (images.nbytes, room))
+        print(
+            f"{name}: {size} of images stay in host memory, {device} has {free} free",
+            file=sys.stderr,
+        )
+    return images
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that is free on a GPU; without end elsewhere, where the images are already."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
 
 
 def rank_shares(n: int, batch_size: int, rank: int, ranks: int) -> list[tuple[int, int]]:

@@ -73,9 +73,7 @@ class StreamLoader:
         if self.training:
             check_smallest_batch(len(files.paths), batch_size, how.ranks)
         self._shares = rank_shares(len(files.paths), batch_size, how.rank, how.ranks)
-        self._scale, self._shift = scale_and_shift(
-            data.mean, data.std, how.device
-        )  # both (3, 1, 1)
+        self._scale, self._shift = scale_and_shift(data.mean, data.std, how.device)  # (3, 1, 1)
         self._sampler = BatchSampler(self._shares)
         self._corrupt: set[str] = set()
         self._batches = DataLoader(

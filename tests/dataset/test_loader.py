@@ -286,3 +286,33 @@ def test_cuda_sees_the_same_images():
     )
     assert torch.equal(cpu[2], gpu[2].cpu())
     torch.testing.assert_close(cpu[0], gpu[0].cpu(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_split_that_does_not_fit_on_the_device_stays_in_host_memory(ranks, monkeypatch, capsys):
+    data = make(300)
+
+    def batches():
+        each = [Loading(seed=1, rank=rank, ranks=ranks, aug=True) for rank in range(ranks)]
+        loaders = [Loader(data, "train", 64, how) for how in each]
+        return [batch for loader in loaders for batch in loader.batches(2)]
+
+    inside = batches()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("dataset.loader.free_bytes", lambda _: 99_000)
+    for batch, expected in zip(batches(), inside, strict=True):
+        assert all(map(torch.equal, batch, expected))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        line == "train split of random: 0.1 MB of images stay in host memory, cpu has 0.1 MB free"
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_sees_the_same_images_from_host_memory(monkeypatch):
+    data = make()
+    inside = epoch_of(Loader(data, "train", 64, Loading(device="cuda")), 1)
+    monkeypatch.setattr("dataset.loader.free_bytes", lambda _: 0)
+    loader = Loader(data, "train", 64, Loading(device="cuda"))
+    assert loader.images.device.type == "cpu"
+    assert all(map(torch.equal, epoch_of(loader, 1), inside))
