@@ -11,11 +11,13 @@ from typing import Any
 from cli.networks import Trained, count_parameters
 from cli.setting import Setting
 from dataset import DATASETS
+from dataset.loader import smallest_batch
 from dataset.stream import StreamedSet
 from engine.distributed import is_main_process, on_main_process, world_size
 from engine.evaluate import evaluate
 from engine.fit import Stage, fit
 from engine.meter import NotFinite
+from engine.objective import Task, norm_of_one_value
 from helper.errors import UserError
 from models.base import Classifier
 from runs.code import CODE
@@ -77,6 +79,8 @@ def train(
     """
     options = setting.options
     student = next(stage for stage in stages if stage).task.student
+    for stage in filter(None, stages):
+        check_last_batch(stage.task, setting)
     with held(folder, setting) as state:
         everything = {**run_facts(setting, student), **facts}
         device = setting.numerics.describe()
@@ -86,6 +90,19 @@ def train(
         for stage in filter(None, stages):
             fit(stage, *loaders, run, options.print_freq)
         run.finish()
+
+
+def check_last_batch(task: Task, setting: Setting) -> None:
+    """UserError where a process's share of it is one image that a BatchNorm cannot normalise."""
+    batch_size, n = setting.options.batch_size, len(setting.data.train.labels)
+    smallest = smallest_batch(n, batch_size)
+    together = smallest if setting.numerics.sync_bn else smallest // world_size()
+    if together == 1 and (norm := norm_of_one_value(task, setting.data.image_size)):
+        share = "it" if smallest == 1 else "one image, all that a process has of it"
+        raise UserError(
+            f"batch size {batch_size} leaves a last batch of {smallest} of the {n} training "
+            f"images, and BatchNorm {norm} sees a 1x1 map of {share}: choose another batch size"
+        )
 
 
 @contextmanager

@@ -142,9 +142,14 @@ def rank_shares(n: int, batch_size: int, rank: int, ranks: int) -> list[tuple[in
     return [(lo + size * rank // ranks, lo + size * (rank + 1) // ranks) for lo, size in batches]
 
 
+def smallest_batch(n: int, batch_size: int) -> int:
+    """How many of n images the last batch has."""
+    return n % batch_size or batch_size
+
+
 def check_smallest_batch(n: int, batch_size: int, ranks: int) -> None:
     """UserError if a batch of n training images has fewer of them than there are processes."""
-    smallest = n % batch_size or min(batch_size, n)
+    smallest = smallest_batch(n, batch_size)
     if smallest < ranks:
         raise UserError(
             f"batch size {batch_size} leaves a last batch of {smallest} of the {n} training "

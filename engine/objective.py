@@ -173,6 +173,29 @@ def batch_norms(network: nn.Module) -> list[nn.Module]:
     return [module for module in network.modules() if isinstance(module, BatchNorm)]
 
 
+@torch.no_grad()
+def norm_of_one_value(task: Task, image_size: int) -> str | None:
+    """The first BatchNorm in training that has one value a channel of an image, by name.
+
+    It cannot normalise a batch of one image; None where every one can.
+    """
+    task.train()
+    names = {norm: name for name, norm in task.named_modules() if norm in set(batch_norms(task))}
+    found: list[str] = []
+
+    def look(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        if inputs[0][0, 0].numel() == 1:
+            found.append(names[norm])
+
+    handles = [norm.register_forward_pre_hook(look) for norm in names if norm.training]
+    task.eval()  # nothing is counted
+    for network in [module for module in task.modules() if isinstance(module, Classifier)]:
+        network(torch.zeros(1, 3, image_size, image_size, device=task.numerics.device))
+    for handle in handles:
+        handle.remove()
+    return found[0] if found else None
+
+
 class FirstStage(Task):
     """What some methods train before the student's own turn: `Distiller.first_stage`.
 

@@ -58,6 +58,12 @@ LINES = [
     ("train_teacher --dataset folder --data_dir empty", "no train/ in empty"),
     (f"{TEACHER} --image_size 2", "images of 2 x 2 are too small"),
     (f"{TEACHER} --fake_classes 50", "--fake_size 20 is fewer than --fake_classes 50"),
+    (
+        f"train_teacher --model MobileNetV1 {FAKE} --batch_size 19",
+        r"batch size 19 leaves a last batch of 1 of the 20 training images, and BatchNorm "
+        r"student\.\S+ sees a 1x1 map of it: choose another batch size",
+    ),
+    (f"train_teacher --model MobileNetV1 {FAKE} --batch_size 1", "batch size 1 leaves a last"),
     # checkpoints
     (f"{STUDENT} --path_t nowhere.pth", "no checkpoint nowhere.pth"),
     (f"{STUDENT} --path_t empty", "empty is a folder: give a .pth file; it holds none"),
