@@ -6,9 +6,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dataset.stream import is_loss_of_a_reader
 from engine import distributed
 from helper.errors import UserError
 
+KILLED = (
+    "error: a process that reads images was killed: free memory, or give fewer --num_workers; "
+    "--resume goes on after the last whole epoch"
+)
 LOST = "error: a process of this run ended; --resume goes on after the last whole epoch"
 
 
@@ -16,6 +21,8 @@ def main(command: Callable[[Sequence[str]], Any]) -> None:
     """Run a command on this process's arguments. Bad input: one line on stderr and exit code 2."""
     with warnings.catch_warnings(), distributed.process_group():
         warnings.showwarning = show_warning
+        if sys.stdout.errors == "strict":  # names of files may be any bytes
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             command(sys.argv[1:])
         except UserError as error:
@@ -29,6 +36,9 @@ def main(command: Callable[[Sequence[str]], Any]) -> None:
             if distributed.is_loss_of_a_process(error):
                 if distributed.reports_errors():
                     print(LOST, file=sys.stderr)
+                raise SystemExit(1) from None
+            if is_loss_of_a_reader(error):
+                print(KILLED, file=sys.stderr)
                 raise SystemExit(1) from None
             if not interrupted(error):
                 raise

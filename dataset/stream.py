@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -195,3 +196,8 @@ def collate(items: list[Tensor | str], size: int) -> tuple[Tensor, Tensor, list[
     problems = [item for item in items if isinstance(item, str)]
     pixels = torch.stack(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8)
     return pixels, readable, problems
+
+
+def is_loss_of_a_reader(error: BaseException) -> bool:
+    """Whether an exception means that a process that reads or decodes images was killed."""
+    return isinstance(error, BrokenExecutor) or str(error).startswith("DataLoader worker")

@@ -163,7 +163,7 @@ def process_group():
     """The life of a process of a run: only the main one writes to the console; all end together."""
     with contextlib.ExitStack() as stack:
         if not is_main_process():
-            nowhere = stack.enter_context(open(os.devnull, "w"))
+            nowhere = stack.enter_context(open(os.devnull, "w", errors="replace"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         yield
         if dist.is_initialized():

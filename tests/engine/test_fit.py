@@ -8,7 +8,7 @@ import torch
 from dataset.base import Batch
 from engine.device import Numerics
 from engine.fit import main_stage, train_epoch
-from engine.objective import Supervised
+from engine.objective import Supervised, norm_of_one_value
 from engine.recipe import RecipeOptions, Schedule
 from models import MODELS
 
@@ -59,3 +59,15 @@ def test_a_large_gradient_is_scaled_to_the_norm():
 def test_a_small_gradient_stays(clip_grad):
     assert torch.equal(step(clip_grad), step(0.0))
     assert step(clip_grad).norm() > 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "found"), [("MobileNetV1", 8, True), ("resnet8", 8, False)]
+)
+def test_a_batchnorm_before_a_1x1_map_is_found_and_nothing_is_changed(name, size, found):
+    task = Supervised(MODELS[name](3), NUMERICS)
+    before = {key: value.clone() for key, value in task.state_dict().items()}
+    norm = norm_of_one_value(task, size)
+    assert (norm in dict(task.named_modules())) == found
+    assert all(torch.equal(value, before[key]) for key, value in task.state_dict().items())
+    assert norm_of_one_value(task, 64) is None
