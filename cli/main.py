@@ -10,21 +10,22 @@ from dataset.stream import is_loss_of_a_reader
 from engine import distributed
 from helper.errors import UserError
 
+ON = "--resume goes on after the last whole epoch"
 KILLED = (
-    "error: a process that reads images was killed: free memory, or give fewer --num_workers; "
-    "--resume goes on after the last whole epoch"
+    f"error: a process that reads images was killed: free memory, or give fewer --num_workers; {ON}"
 )
-LOST = "error: a process of this run ended; --resume goes on after the last whole epoch"
 
 
 def main(command: Callable[[Sequence[str]], Any]) -> None:
     """Run a command on this process's arguments. Bad input: one line on stderr and exit code 2."""
-    with warnings.catch_warnings(), distributed.process_group():
+    with warnings.catch_warnings():
         warnings.showwarning = show_warning
         if sys.stdout.errors == "strict":  # names of files may be any bytes
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            command(sys.argv[1:])
+            distributed.check_environment()
+            with distributed.process_group():
+                command(sys.argv[1:])
         except UserError as error:
             if distributed.reports_errors():
                 print(f"error: {one_line(error)}", file=sys.stderr)
@@ -35,14 +36,15 @@ def main(command: Callable[[Sequence[str]], Any]) -> None:
         except BaseException as error:
             if distributed.is_loss_of_a_process(error):
                 if distributed.reports_errors():
-                    print(LOST, file=sys.stderr)
+                    lost = f"error: a process of this run ended ({distributed.cause(error)}); {ON}"
+                    print(one_line(lost), file=sys.stderr)
                 raise SystemExit(1) from None
             if is_loss_of_a_reader(error):
                 print(KILLED, file=sys.stderr)
                 raise SystemExit(1) from None
             if not interrupted(error):
                 raise
-            print("stopped; --resume goes on after the last whole epoch", file=sys.stderr)
+            print(f"stopped; {ON}", file=sys.stderr)
             raise SystemExit(130) from None
 
 
