@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from cli.setting import Setting
 from dataset.augment import AUGMENTATION_VERSION
 from engine.distributed import world_size
+from engine.fit import DROPOUT_VERSION
 from engine.objective import PROBE_VERSION
 from engine.recipe import decays_in_force
-from helper.options import UNKNOWN, Resolved
+from helper.options import UNKNOWN
 from models.any import source_of
 from runs.code import own_code
 from runs.experiment import Experiment, canonical, identity_of, plain, token
@@ -29,7 +30,7 @@ def make_experiment(kind: str, setting: Setting, title: Title, source: str = "")
     options = setting.options
     values = effective(options.values, setting)
     usual = effective({**options.values, **options.usual}, setting) | {"processes": 1}
-    code = code_versions(kind, options)
+    code = code_versions(kind, setting)
     idle = options.idle | ({"fraction_seed"} if options.train_fraction == 1 else set())
     identity = identity_of({name: value for name, value in values.items() if name not in idle})
     unusual = [
@@ -67,12 +68,15 @@ def effective(values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
     return values
 
 
-def code_versions(kind: str, options: Resolved) -> dict[str, str]:
-    """Versions of code that changes numbers: of the augmentation and the probe, and of chosen files
-    that are no part of a commit of this toolkit: methods, views and networks of one's own."""
-    versions = {"augmentation": str(AUGMENTATION_VERSION)}
+def code_versions(kind: str, setting: Setting) -> dict[str, str]:
+    """Versions of code that changes numbers: of the augmentation, the probe and dropout, and of
+    chosen files that are no part of a commit of this toolkit: methods, views and networks of one's
+    own."""
+    options, versions = setting.options, {"augmentation": str(AUGMENTATION_VERSION)}
     if kind == "probe":
         versions["probe"] = str(PROBE_VERSION)
+    elif setting.draws_in_training:
+        versions["dropout"] = str(DROPOUT_VERSION)
     chosen = {}
     if kind == "student":
         chosen[f"method {options.distill}"] = options.choice.method

@@ -26,6 +26,7 @@ def method_setup(student: Classifier, teacher: Classifier, image_size: int, trai
         student,
         teacher,
         train.labels.cpu(),
+        generator=torch.Generator(train.labels.device),
     )
 
 

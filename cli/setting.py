@@ -43,7 +43,9 @@ class Setting:
         with torch.random.fork_rng(devices=[]):
             modules = self.network(self.model).modules()
             return any(
-                "Drop" in type(m).__name__ or "Stochastic" in type(m).__name__ for m in modules
+                ("Drop" in type(m).__name__ or "Stochastic" in type(m).__name__)
+                and getattr(m, "p", 1) > 0
+                for m in modules
             )
 
     def network(self, name: str) -> Classifier:

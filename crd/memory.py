@@ -12,7 +12,7 @@ from math import log
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from helper.options import option, positive, positive_number, share
 
@@ -133,13 +133,14 @@ class Memory(nn.Module):
 class Negatives(nn.Module):
     """Draws negatives: samples of other classes, uniformly, with replacement, on the device.
 
-    `labels` (N,) are those of the training set. Raises ValueError where they are all of one class;
-    warns where k is more than the samples of other classes.
+    `labels` (N,) are those of the training set; they are drawn from `generator`, else from torch's
+    own. Raises ValueError where they are all of one class; warns where k is more than the samples
+    of other classes.
     """
 
-    def __init__(self, labels: Tensor, k: int):
+    def __init__(self, labels: Tensor, k: int, generator: Generator | None = None):
         super().__init__()
-        self.k = k
+        self.k, self.generator = k, generator
         class_size = labels.bincount()  # (K,)
         fewest = len(labels) - int(class_size.max())
         if fewest == 0:
@@ -163,7 +164,7 @@ class Negatives(nn.Module):
     def forward(self, labels: Tensor, positive: Tensor) -> Tensor:
         """Indices of the positive, then of k negatives: labels (B,), positive (B,) -> (B, 1 + k)"""
         others = len(self.by_class) // 2 - self.class_size[labels, None]  # (B, 1)
-        uniform = torch.rand(len(labels), 1 + self.k, device=labels.device)
+        uniform = self.rand(len(labels), 1 + self.k)
         place = uniform.mul_(others).long().add_(self.class_end[labels, None])
         index = self.by_class.index_select(0, place.flatten()).view_as(place)
         index[:, 0] = positive
@@ -172,5 +173,9 @@ class Negatives(nn.Module):
     def same_class(self, labels: Tensor) -> Tensor:
         """Index of a random sample of each class given: (B,) -> (B,)"""
         size = self.class_size[labels]
-        place = torch.rand(len(labels), device=labels.device).mul_(size).long()
+        place = self.rand(len(labels)).mul_(size).long()
         return self.by_class[self.class_end[labels] - size + place]
+
+    def rand(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1)."""
+        return torch.rand(shape, generator=self.generator, device=self.by_class.device)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from dataset.base import Batch
 from models.base import Classifier, Features
@@ -46,7 +46,7 @@ class View:
         """Flags of the view."""
 
     def __init__(self, options: Any, setup: "Setup"):
-        self.options = options
+        self.options, self.generator = options, setup.generator
 
     def __call__(self, rows: Rows, student: Features, teacher: Features, labels: Tensor) -> Rows:
         """Rows of B samples -> rows of the same samples; labels (B,)."""
@@ -78,6 +78,8 @@ class Setup:
     teacher_net: Classifier
     labels: Tensor  # (N,) of the training set
     views: tuple[View, ...] = field(default=())
+    # What losses draw from: seeded anew in each epoch, alike on all processes. None: torch's own.
+    generator: Generator | None = None
 
 
 class Distiller(nn.Module):
@@ -97,7 +99,7 @@ class Distiller(nn.Module):
 
     def __init__(self, options: Any, setup: Setup):
         super().__init__()
-        self.options = options
+        self.options, self.generator = options, setup.generator
         self.parts: dict[str, Tensor] = {}  # of the last loss, to be logged; detached scalars
 
     @property

@@ -51,7 +51,7 @@ class CRD(Distiller):
     def __init__(self, options, setup):
         super().__init__(options, setup)
         dim, labels = options.feat_dim, setup.labels
-        self.negatives = Negatives(labels, options.nce_k)
+        self.negatives = Negatives(labels, options.nce_k, setup.generator)
         self.embed_s = Embedding(setup.student.pooled.shape[1], dim)
         self.embed_t = Embedding(setup.teacher.pooled.shape[1], dim)
         self.memory_s = Memory(len(labels), dim, options.nce_t, options.nce_m)

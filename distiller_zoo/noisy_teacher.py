@@ -44,7 +44,8 @@ class NoisyTeacher(Distiller):
 
     def noisy(self, teacher: Features) -> Features:
         """The same pass with noise in the pooled vector."""
-        noise = self.options.feature_noise_std * torch.randn_like(teacher.pooled)  # (B, C)
+        noise = torch.randn_like(teacher.pooled, generator=self.generator)  # (B, C)
+        noise = self.options.feature_noise_std * noise
         return teacher.replace(pooled=teacher.pooled.lerp(noise, self.options.feature_noise))
 
     def first_stage(self, student):

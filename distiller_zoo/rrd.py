@@ -55,7 +55,7 @@ class RRD(Distiller):
         if options.rrd_memory == "queue":
             self.queue = Queue(options.nce_k, dim)
         else:
-            self.negatives = Negatives(labels, options.nce_k)
+            self.negatives = Negatives(labels, options.nce_k, setup.generator)
             self.memory_s = Memory(len(labels), dim, options.nce_t, options.nce_m)
             self.memory_t = Memory(len(labels), dim, options.nce_t, options.nce_m)
 

@@ -20,6 +20,7 @@ from engine.objective import Distillation, FirstStage, Task
 from engine.recipe import RecipeOptions, Schedule
 from helper.errors import UserError
 
+DROPOUT_VERSION = 2  # of the seeds of networks that draw; raise it when their numbers change
 ORDER_OF_FIRST_STAGE = 1_000_000  # added to an epoch's number, so that its order is another
 
 
@@ -134,7 +135,8 @@ def train_epoch(
     The device is waited for in the first step and in every `print_freq` of them, and only then.
     """
     place = epoch if stage.is_main else epoch + ORDER_OF_FIRST_STAGE
-    seed_everything(epoch_seed(train.seed, stage.name, epoch))
+    stage.task.seed_losses(epoch_seed(train.seed, stage.name, epoch))
+    seed_everything(epoch_seed(train.seed, stage.name, epoch, distributed.rank()))
     for group in stage.optimizer.param_groups:
         group["lr"] = stage.schedule(epoch)
     model.train()
@@ -200,7 +202,9 @@ def explained(stage: Stage, epoch: int, recorder: Recorder):
         ) from None
 
 
-def epoch_seed(seed: int, stage: str, epoch: int) -> int:
-    """A seed of its own for each epoch of each stage of each run."""
-    digest = hashlib.sha256(f"{seed} {stage} {epoch}".encode()).digest()
+def epoch_seed(seed: int, stage: str, epoch: int, process: int | None = None) -> int:
+    """A seed of its own for each epoch of each stage of each run: for what all processes draw
+    alike, and for what each draws for its own images (dropout)."""
+    text = f"{seed} {stage} {epoch}" + ("" if process is None else f" of process {process}")
+    digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8]) >> 1

@@ -53,6 +53,9 @@ class Task(nn.Module):
         with self.numerics.autocast():
             return self.run_student(self.numerics.images(images, "student")).logits.float()
 
+    def seed_losses(self, seed: int) -> None:
+        """Seed what the losses draw from, which is alike on all processes."""
+
     def training_state(self) -> dict[str, Tensor]:
         """Everything that training changes."""
         return self.state_dict()
@@ -148,6 +151,10 @@ class Distillation(Task):
         parts = {f"{self.name}_{part}": value for part, value in self.method.parts.items()}
         return Output(loss, {**terms, **parts}, student.logits)
 
+    def seed_losses(self, seed):
+        if self.method.generator is not None:
+            self.method.generator.manual_seed(seed)
+
     def training_state(self):
         state = self.state_dict()
         return {key: value for key, value in state.items() if not key.startswith("teacher.")}
@@ -227,6 +234,9 @@ class FirstStage(Task):
         student, teacher = self.distillation.features(batch)
         loss = self.distillation.method.first_stage_loss(student, teacher, batch)
         return Output(loss, {}, None)
+
+    def seed_losses(self, seed):
+        self.distillation.seed_losses(seed)
 
     def training_state(self):
         return self.distillation.training_state()

@@ -343,6 +343,9 @@ def test_dropout_on_several_processes_is_another_experiment(folder_of, monkeypat
         "image_size 8", "image_size 32"
     )
     alone = folder_of(line)
+    assert dict(alone.experiment.code)["dropout"] == "2"
+    without = line.replace("torchvision:mobilenet_v2", "resnet8")
+    assert "dropout" not in dict(folder_of(without).experiment.code)
     monkeypatch.setattr("cli.identity.world_size", lambda: 2)
     assert folder_of(line).experiment.differences(alone.experiment) == [
         "processes is 1 there and 2 here"

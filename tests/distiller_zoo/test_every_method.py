@@ -1,6 +1,7 @@
 """What every method and view must do. A new file in distiller_zoo/ is tested here by itself."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,6 +74,20 @@ def test_loss_is_one_finite_number_that_reaches_the_student_alone(name, views, n
     assert all(g.isfinite().all() for g in gradients)
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_losses_draw_from_the_generator_that_is_given(name, nets, setup, batch):
+    noise = "--tekap" if METHODS[name].reads <= NoisyTeacher.reads else ""
+    generator = torch.Generator()
+    method = made(f"--distill {name} {noise}", replace(setup, generator=generator))
+    shown = [net.features(batch.images) for net in nets]
+    own, given = torch.get_rng_state(), generator.get_state()
+    method(*shown, batch)
+    if list(method.first_stage(nets[0])):
+        method.first_stage_loss(*shown, batch)
+    assert torch.equal(torch.get_rng_state(), own)
+    assert torch.equal(generator.get_state(), given) == (not noise)
 
 
 @pytest.mark.parametrize("name", list(METHODS))

@@ -41,6 +41,17 @@ def test_the_positive_comes_first_and_a_seed_repeats_the_draw():
     assert not torch.equal(draws[0], draws[2])
 
 
+def test_draws_come_from_a_generator_where_one_is_given():
+    negatives = Negatives(LABELS, 5, torch.Generator().manual_seed(1))
+    torch.manual_seed(1)
+    positive = Negatives(LABELS, 5).same_class(LABELS)
+    wanted = Negatives(LABELS, 5)(LABELS, positive)
+    before = torch.get_rng_state()
+    assert torch.equal(negatives.same_class(LABELS), positive)
+    assert torch.equal(negatives(LABELS, positive), wanted)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_more_negatives_than_there_are_is_said():
     with pytest.warns(UserWarning, match="--nce_k 6 is more than the 5 samples of other classes"):
         negatives = Negatives(LABELS, 6)

@@ -5,10 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cli.objective import kd_and_method
+from cli.parse import parse_student
 from dataset.base import Batch
+from distiller_zoo.base import Setup
 from engine.device import Numerics
 from engine.fit import main_stage, train_epoch
-from engine.objective import Supervised, norm_of_one_value
+from engine.objective import Distillation, Supervised, norm_of_one_value
 from engine.recipe import RecipeOptions, Schedule
 from models import MODELS
 
@@ -71,3 +74,41 @@ def test_a_batchnorm_before_a_1x1_map_is_found_and_nothing_is_changed(name, size
     assert (norm in dict(task.named_modules())) == found
     assert all(torch.equal(value, before[key]) for key, value in task.state_dict().items())
     assert norm_of_one_value(task, 64) is None
+
+
+def drawn(process: int, epoch: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a process of several draws in a step: for the student, and CRD's negatives."""
+    torch.manual_seed(1)
+    networks, data, draws = (MODELS["resnet8"](10), MODELS["resnet14"](10)), OneBatch(), []
+    with torch.no_grad():
+        shown = [network.eval().features(data.batch.images[:2]) for network in networks]
+    setup = Setup(*shown, *networks, data.batch.labels, generator=torch.Generator())
+    options = parse_student(["--distill", "crd", "--nce_k", "3", "--tekap"])
+    task = Distillation(networks, *kd_and_method(options, setup), "crd", options, NUMERICS)
+
+    def with_dropout(images):
+        draws.append(torch.rand(3 + process)[:3])  # of shares of different sizes
+        return networks[0].features(images)
+
+    task.run_student = with_dropout
+    task.method.method.negatives.register_forward_hook(lambda *call: draws.append(call[2]))
+    recorder = SimpleNamespace(log_step=lambda *_: None)
+    stage = main_stage(task, Schedule(0.1), RecipeOptions(**RECIPE))
+    train_epoch(stage, task, data, epoch, recorder, print_freq=1)
+    return tuple(draws)
+
+
+def test_networks_draw_for_themselves_and_losses_alike_on_all_processes(monkeypatch):
+    of_student, of_losses = [], []
+    for process, epoch in ((0, 1), (1, 1), (0, 1), (0, 2)):
+        monkeypatch.setenv("RANK", str(process))
+        for found, kind in zip(drawn(process, epoch), (of_student, of_losses), strict=True):
+            kind.append(found)
+    first, other_process, again, other_epoch = of_student
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other_process)
+    assert not torch.equal(first, other_epoch)
+    first, other_process, again, other_epoch = of_losses
+    assert torch.equal(first, again)
+    assert torch.equal(first, other_process)
+    assert not torch.equal(first, other_epoch)
