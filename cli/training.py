@@ -83,8 +83,8 @@ def train(
         check_last_batch(stage.task, setting)
     with held(folder, setting) as state:
         everything = {**run_facts(setting, student), **facts}
-        device = setting.numerics.describe()
-        began = provenance(device, rounding_of(options.values), world_size())
+        device, gpu = setting.numerics.describe(), setting.numerics.gpu
+        began = provenance(device, gpu, rounding_of(options.values), world_size())
         run = Run(folder, setting.model, everything, state, is_main_process())
         run.start(began, options.wandb, options.tb_freq)
         for stage in filter(None, stages):

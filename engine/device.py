@@ -29,6 +29,10 @@ class DeviceOptions:
     compile: bool = option(False, "torch.compile the networks: slow to start, then faster")
     seed: int | None = option(None, "seed of everything random (default: the trial)", parse=count)
     sync_bn: bool = option(False, "BatchNorm over the images of all processes, as on one device")
+    tf32: bool = option(
+        True, "convolutions in float32 round to TF32 on a GPU, as is PyTorch's default; matrix "
+        "products never do", added=True,
+    )  # fmt: skip
     deterministic: bool = option(False, "only deterministic kernels: slower, equal from run to run")
 
 
@@ -40,8 +44,8 @@ def pick_device(name: str) -> torch.device:
     gpus = torch.cuda.device_count()
     if name == "auto":
         name = "cuda" if gpus else "cpu"
-    if name == "cuda" and distributed.world_size() > 1:
-        name = f"cuda:{distributed.local_rank()}"
+    if name == "cuda":
+        name = f"cuda:{distributed.local_rank() if distributed.world_size() > 1 else 0}"
     elif name.startswith("cuda:") and distributed.world_size() > 1:
         raise UserError(f"--device {name} would put every process there: give --device cuda")
     try:
@@ -88,6 +92,20 @@ class Numerics:
     channels_last: str = "all"
     compile: bool = False
     sync_bn: bool = False
+    tf32: bool = True
+
+    @property
+    def gpu(self) -> str | None:
+        """The name of the GPU that is used; None on a CPU."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
+
+    @property
+    def precision(self) -> str:
+        """What the networks compute in."""
+        if self.amp != "off":
+            return f"{self.amp} autocast"
+        in_tf32 = self.tf32 and self.gpu and torch.cuda.is_tf32_supported()
+        return "float32 (convolutions in TF32)" if in_tf32 else "float32"
 
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.amp == "off":
@@ -120,14 +138,11 @@ class Numerics:
 
     def describe(self) -> str:
         """The device and how the networks run there, in a few words."""
-        if self.device.type == "cuda":
-            name = f"{self.device} ({torch.cuda.get_device_name(self.device)})"
-        else:
-            name = f"cpu ({torch.get_num_threads()} threads)"
+        name = f"{self.device} ({self.gpu or f'{torch.get_num_threads()} threads'})"
         processes = distributed.world_size()
         parts = [
             name if processes == 1 else f"{processes} processes on {name}",
-            "float32" if self.amp == "off" else f"{self.amp} autocast",
+            self.precision,
             {"all": "channels last", "teacher": "teacher channels last", "off": ""}[
                 self.channels_last
             ],
@@ -151,5 +166,10 @@ def start(options: DeviceOptions) -> Numerics:
     Raises UserError for a device that is not there.
     """
     device = pick_device(options.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.backends.cudnn.allow_tf32 = options.tf32
+    torch.backends.cuda.matmul.allow_tf32 = False  # of losses and classifiers
     distributed.join(device)
-    return Numerics(device, options.amp, options.channels_last, options.compile, options.sync_bn)
+    names = ("amp", "channels_last", "compile", "sync_bn", "tf32")
+    return Numerics(device, **{name: getattr(options, name) for name in names})

@@ -21,7 +21,7 @@ GENERAL = frozenset({
     "compile", "dataset", "deterministic", "device", "distill", "epochs", "fraction_seed", "gamma",
     "init_epochs", "learning_rate", "lr_decay_epochs", "lr_decay_rate", "methods_dir", "model",
     "model_s", "model_t", "momentum", "no_pair_defaults", "num_workers", "overwrite", "path_s",
-    "path_t", "print_freq", "resume", "save_dir", "save_freq", "seed", "sync_bn", "tb_freq",
+    "path_t", "print_freq", "resume", "save_dir", "save_freq", "seed", "sync_bn", "tb_freq", "tf32",
     "train_fraction", "trial", "wandb", "warmup", "weight_decay",
 })  # fmt: skip
 # Other spellings of these, and what experiments call the number of processes.

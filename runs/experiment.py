@@ -15,7 +15,7 @@ NO_NUMBER = frozenset({
     "trial", "wandb",
 })  # fmt: skip
 # Options that change numbers by rounding alone: recorded, and a run may go on under others.
-ROUNDING = frozenset({"amp", "channels_last", "compile", "deterministic", "device"})
+ROUNDING = frozenset({"amp", "channels_last", "compile", "deterministic", "device", "tf32"})
 LONGEST_NAME = 150
 
 

@@ -11,7 +11,9 @@ import torch
 from runs.code import CODE, changed_files, git
 
 
-def provenance(device: str, rounding: dict[str, Any], processes: int) -> dict[str, Any]:
+def provenance(
+    device: str, gpu: str | None, rounding: dict[str, Any], processes: int
+) -> dict[str, Any]:
     """What is known when a process starts, or goes on with, a run."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -24,6 +26,7 @@ def provenance(device: str, rounding: dict[str, Any], processes: int) -> dict[st
             "cuda": torch.version.cuda,
         },
         "device": device,
+        "gpu": gpu,
         "machine": platform.platform(),
         "host": platform.node(),
         "pid": os.getpid(),

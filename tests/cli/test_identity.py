@@ -94,7 +94,7 @@ def test_other_numbers_are_another_experiment_in_another_folder(one, other, fold
         ("", "--learning_rate 0.05"),
         ("", "--lr_decay_epochs 1"),
         ("", "--print_freq 7 --tb_freq 3 --save_freq 9 --num_workers 2"),
-        ("", "--device cpu --amp bf16 --channels_last off --deterministic"),
+        ("", "--device cpu --amp bf16 --channels_last off --tf32 off --deterministic"),
         ("", "--path_t copy.pth"),
         ("", "--train_fraction 1 --fraction_seed 3"),
         ("", "--no_pair_defaults"),
