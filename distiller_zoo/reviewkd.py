@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helper.options import option, positive
+from models.adapters import pool_to
 from models.base import Features
 
 from . import METHODS
@@ -161,7 +162,7 @@ def hcl_loss(s: Tensor, t: Tensor) -> Tensor:
     for side in POOL_SIZES:
         if side < s.shape[2]:
             weight /= 2
-            pooled = (F.adaptive_avg_pool2d(x, side) for x in (s, t))
+            pooled = (pool_to(x, (side, side)) for x in (s, t))
             loss = loss + weight * F.mse_loss(*pooled)
             total += weight
     return loss / total

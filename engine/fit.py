@@ -200,6 +200,14 @@ def explained(stage: Stage, epoch: int, recorder: Recorder):
             f"features are not finite in epoch {epoch} ({error}): try a lower {rate}, "
             f"or --amp off or bf16; {recorder.describe_kept()}"
         ) from None
+    except RuntimeError as error:
+        operation, missing, _ = str(error).partition(" does not have a deterministic")
+        if not missing:
+            raise
+        raise UserError(
+            f"--deterministic: {operation} has no deterministic kernel; choose another network or "
+            f"method, or leave the flag out; {recorder.describe_kept()}"
+        ) from None
 
 
 def epoch_seed(seed: int, stage: str, epoch: int, process: int | None = None) -> int:

@@ -6,6 +6,8 @@ B batch, C channels, H x W map.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .base import region_means
+
 
 class Regressor(nn.Module):
     """One convolution and BatchNorm that take a student's map to the shape of a teacher's.
@@ -41,4 +43,16 @@ class Regressor(nn.Module):
 def to_smaller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Two maps (B, C, H, W), the larger average-pooled to the size of the smaller."""
     size = min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3])
-    return tuple(x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size) for x in (a, b))
+    return tuple(x if x.shape[2:] == size else pool_to(x, size) for x in (a, b))
+
+
+def pool_to(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """`F.adaptive_avg_pool2d`, whose gradient has no deterministic kernel on a GPU.
+
+    (B, C, H, W) -> (B, C, *size)
+    """
+    (height, width), (h, w) = x.shape[2:], size
+    if height % h == 0 == width % w:
+        return F.avg_pool2d(x, (height // h, width // w))
+    means = region_means((height, width), (size,), 0, x.dtype, x.device)  # (H * W, h * w)
+    return (x.flatten(2) @ means).unflatten(2, size)

@@ -55,7 +55,7 @@ class Features:
 @cache
 def region_means(
     size: tuple[int, int],
-    scales: tuple[int, ...],
+    scales: tuple[int | tuple[int, int], ...],
     pooled_to: int,
     dtype: torch.dtype,
     device: torch.device,

@@ -14,6 +14,7 @@ from dataset.autoaugment import (
     warp,
 )
 from helper.vision import torchvision
+from tests.issued import Issued
 
 NEAREST = torchvision.transforms.InterpolationMode.NEAREST
 SIZES = [(32, 32), (30, 44)]
@@ -186,3 +187,10 @@ def test_cuda_gives_the_same_pixels():
         assert got.is_cuda
         assert torch.equal(got.cpu(), auto_augment(images, 0, 0, index))
         assert torch.equal(auto_augment(images.cuda(), 0, 0, index.cuda()), got)
+
+
+def test_deterministic_kernels_augment():
+    with Issued() as issued:
+        auto_augment(make_hard((32, 32)), 0, 0, torch.arange(12))
+    assert "index_add_.default" in issued.seen
+    assert not issued.refused

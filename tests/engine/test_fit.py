@@ -10,9 +10,10 @@ from cli.parse import parse_student
 from dataset.base import Batch
 from distiller_zoo.base import Setup
 from engine.device import Numerics
-from engine.fit import main_stage, train_epoch
+from engine.fit import explained, main_stage, train_epoch
 from engine.objective import Distillation, Supervised, norm_of_one_value
 from engine.recipe import RecipeOptions, Schedule
+from helper.errors import UserError
 from models import MODELS
 
 NUMERICS = Numerics(torch.device("cpu"), channels_last="off")
@@ -112,3 +113,19 @@ def test_networks_draw_for_themselves_and_losses_alike_on_all_processes(monkeypa
     assert torch.equal(first, again)
     assert torch.equal(first, other_process)
     assert not torch.equal(first, other_epoch)
+
+
+def test_an_operation_without_a_deterministic_kernel_is_said():
+    stage = SimpleNamespace(schedule=Schedule(0.1))
+    recorder = SimpleNamespace(describe_kept=lambda: "nothing is kept")
+    torch.use_deterministic_algorithms(True)
+    try:
+        with (
+            pytest.raises(UserError, match="--deterministic: put_ has no deterministic kernel; ch"),
+            explained(stage, 1, recorder),
+        ):
+            torch.zeros(3).put_(torch.tensor([1]), torch.ones(1))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    with pytest.raises(RuntimeError, match="another mistake"), explained(stage, 1, recorder):
+        raise RuntimeError("another mistake")

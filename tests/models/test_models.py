@@ -5,11 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from models import MODELS
+from models.adapters import pool_to
 from tests.adapters import GOLDEN
 from tests.golden.fill import fill, make_input
+from tests.issued import Issued
 
 INDEX = json.loads((GOLDEN / "models.json").read_text())["models"]
 FORWARD = np.load(GOLDEN / "models_forward.npz")
@@ -140,3 +143,26 @@ def test_regions_are_the_means_of_cells():
     torch.testing.assert_close(finer[9, 4], head(last[:, :, 4, 2]))
     with pytest.raises(ValueError, match="1x1 last map has no regions"):
         MODELS["resnet8"](5).eval().features(torch.randn(2, 3, 4, 4)).region_logits((1, 2))
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_deterministic_kernels_train_every_network(name):
+    with torch.device("meta"):  # which operations there are, and no numbers
+        network, images = MODELS[name](10), torch.empty(2, 3, 64, 64)
+    with Issued() as issued:
+        network(images).sum().backward()
+    assert issued.seen
+    assert not issued.refused
+
+
+@pytest.mark.parametrize(
+    ("size", "to"), [((8, 8), (4, 4)), ((7, 7), (4, 4)), ((6, 9), (4, 3)), ((2, 5), (4, 4))]
+)
+def test_maps_are_pooled_to_any_size(size, to):
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 3, *to, dtype=torch.float64)
+    results = []
+    for pool in (pool_to, F.adaptive_avg_pool2d):
+        y = pool(x, to)
+        results.append((y, *torch.autograd.grad((y * weight).sum(), x)))
+    torch.testing.assert_close(*results)
