@@ -115,7 +115,7 @@ class Numerics:
     def place(self, network: nn.Module, role: str) -> nn.Module:
         """Move a network ("student" or "teacher") to the device, in the layout of its role."""
         if self.sync_bn:  # without effect in eval
-            network = sync_batchnorm.synchronise(network)
+            network = sync_batchnorm.synchronise(network, self.device)
         return network.to(self.device, memory_format=self._layout(role))
 
     def images(self, images: Tensor, role: str) -> Tensor:
