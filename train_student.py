@@ -7,17 +7,11 @@ python train_student.py --path_t save/models/resnet32x4_vanilla/ckpt_epoch_240.p
 from cli.identity import make_experiment, student_title
 from cli.main import main
 from cli.networks import load_teacher
-from cli.objective import (
-    describe_memories,
-    describe_objective,
-    describe_pair,
-    kd_and_method,
-    method_setup,
-)
+from cli.objective import describe_memories, describe_objective, describe_pair
 from cli.parse import parse_student
+from cli.parts import make_parts
 from cli.setting import make_setting
 from cli.training import is_finished, measure_teacher, print_heading, run_folder, train
-from engine.device import prepare
 from engine.fit import first_stage, main_stage
 from engine.objective import Distillation, term_weights
 
@@ -33,26 +27,23 @@ def train_student(argv):
     folder = run_folder(setting, experiment)
     if is_finished(folder, setting):
         return
-    prepare(options.deterministic, setting.seed)  # so that the student starts as it would alone
-    student = setting.network(options.model_s)
-    loaders = setting.loaders()
-    setup = method_setup(student, teacher.network, setting.data.image_size, loaders[0])
-    kd, method = kd_and_method(options, setup)
-    objective = describe_objective(options)
-    networks = student, teacher.network
-    task = Distillation(networks, kd, method, options.distill, options, setting.numerics)
+    parts = make_parts(setting, teacher)
+    networks = parts.student, parts.teacher
+    task = Distillation(*networks, parts.kd, parts.method, options.distill, options)
     stages = [
         first_stage(task, setting.schedule.start, options, options.init_epochs),
         main_stage(task, setting.schedule, options),
     ]
-    notes = [describe_pair(options), describe_memories(task, options.save_freq)]
-    print_heading(setting, folder, student, objective, notes)
+    objective = describe_objective(options)
+    memories = describe_memories(task, options.save_freq)
+    notes = [describe_pair(options), memories, parts.bank]
+    print_heading(setting, folder, parts.student, objective, notes)
     facts = {
         "objective": objective,
         "terms": term_weights(options, options.distill, options.epochs),
-        "teacher": measure_teacher(teacher, setting, loaders[1]),
+        "teacher": measure_teacher(teacher, setting, parts, folder),
     }
-    train(setting, folder, stages, loaders, facts)
+    train(setting, folder, stages, (parts.train, parts.test), facts)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from dataset import DATASETS
 from distiller_zoo import METHODS
-from helper.options import count, not_negative, option, positive, positive_share
+from engine.bank import TYPES
+from helper.options import count, not_negative, option, positive, positive_number, positive_share
 from models import MODELS
 
 ELSEWHERE = "torchvision:NAME, timm:NAME or package.module:function"
@@ -35,6 +36,25 @@ class RunOptions:
     resume: bool = option(False, "go on with a run that was stopped; start it if it never ran")
     overwrite: bool = option(False, "start anew where a run already is")
     wandb: bool = option(False, "log to Weights & Biases as well")
+
+
+@dataclass(frozen=True)
+class BankOptions:
+    teacher_bank: str = option(
+        "", "folder that keeps what the teacher says of each crop and flip, for all runs with it",
+        added=True,
+    )  # fmt: skip
+    bank_type: str = option(
+        "float32", "type of the numbers there", choices=tuple(TYPES), added=True
+    )
+    bank_batch: int | None = option(
+        None, "images a pass that fills it (default 64 on a CPU, 1024 on a GPU)", parse=positive,
+        added=True,
+    )  # fmt: skip
+    bank_limit: float = option(
+        20.0, "largest size of a teacher's whole bank in GB; beyond it the teacher runs live",
+        parse=positive_number, added=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

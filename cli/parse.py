@@ -8,6 +8,7 @@ from typing import Any
 
 from cli.choice import StudentResolved, check_objective, choose
 from cli.flags import (
+    BankOptions,
     ConfigOptions,
     DataOptions,
     EvalOptions,
@@ -82,7 +83,8 @@ def parse_student(argv: Sequence[str]) -> StudentResolved:
     The weights come from the method's recipe, then from the views, then from what was typed.
     """
     about = "Train a student with the help of a teacher."
-    classes, typed = parse((StudentOptions, *COMMON), argv, about, students=True)
+    general = (StudentOptions, BankOptions, *COMMON)
+    classes, typed = parse(general, argv, about, students=True)
     typed = {name: value for name, value in typed.items() if value or name not in VIEWS}
     network_of = functools.cache(checkpoint.network_of)  # else the file is read for every flag
     options = with_usual(lambda typed: resolve_student(classes, typed, network_of), typed)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from cli.networks import Trained, count_parameters
+from cli.parts import Parts
 from cli.setting import Setting
 from dataset import DATASETS
 from dataset.loader import smallest_batch
 from dataset.stream import StreamedSet
+from engine.bank import Bank, scores_in
 from engine.distributed import is_main_process, on_main_process, world_size
 from engine.evaluate import evaluate
 from engine.fit import Stage, fit
@@ -200,20 +202,45 @@ def describe_network(name: str, network: Classifier) -> str:
     return f"{name}, {count_parameters(network):,} parameters{found}"
 
 
-def measure_teacher(teacher: Trained, setting: Setting, test) -> dict[str, Any]:
-    """Say how good the teacher is on the test split -> what the run remembers of it."""
-    predict = setting.numerics.predictor(teacher.network, "teacher")
-    try:
-        scores = evaluate(predict, test, title="teacher")
-    except NotFinite:
-        raise UserError(
-            f"the teacher {teacher.path} gives numbers that are not finite: train it again, or "
-            "give another"
-        ) from None
-    own = "" if teacher.network.pixel_scale is None else ", with its own mean and std"
+def measure_teacher(
+    trained: Trained, setting: Setting, parts: Parts, folder: RunFolder
+) -> dict[str, Any]:
+    """Say how good the teacher is on the test split -> what the run remembers of it.
+
+    It is measured once, for the bank of its rows or else for the run.
+    """
+    bank = parts.teacher.bank
+    scores = on_main_process(lambda: known_scores(trained, setting, folder, bank))
+    if scores is None:
+        predict = setting.numerics.predictor(trained.network, "teacher")
+        try:
+            scores = evaluate(predict, parts.test, title="teacher")
+        except NotFinite:
+            raise UserError(
+                f"the teacher {trained.path} gives numbers that are not finite: train it again, "
+                "or give another"
+            ) from None
+        if bank and is_main_process():
+            bank.keep_scores(scores)
+    own = "" if trained.network.pixel_scale is None else ", with its own mean and std"
     print(
-        f"{'teacher:':<11}{describe_network(teacher.name, teacher.network)}{own}, "
-        f"{scores['acc']:.2f} % (top-5 {scores['acc_top5']:.2f}), {teacher.path}",
+        f"{'teacher:':<11}{describe_network(trained.name, trained.network)}{own}, "
+        f"{scores['acc']:.2f} % (top-5 {scores['acc_top5']:.2f}), {trained.path}",
         flush=True,
     )
-    return {**teacher.facts, **scores}
+    return {**trained.facts, **scores}
+
+
+def known_scores(
+    trained: Trained, setting: Setting, folder: RunFolder, bank: Bank | None
+) -> dict[str, float] | None:
+    """The teacher's scores where they were measured before on the same data, else None."""
+    if bank and (scores := bank.scores()):
+        return scores
+    try:
+        summary = folder.read_summary() if folder.summary_file.exists() else {}
+    except UserError:
+        return None  # a broken file, which is about to be replaced
+    known, data = summary.get("teacher"), summary.get("fingerprint")
+    same = isinstance(known, dict) and known.get("sha256") == trained.sha256
+    return scores_in(known) if same and data == setting.fingerprint else None

@@ -64,6 +64,23 @@ def choose_views(seed: int, epoch: int, index: Tensor, padding: int, flip: bool)
     return Views(randint(offsets, TOP), randint(offsets, LEFT), randint(2 if flip else 1, FLIP))
 
 
+def count_views(padding: int, flip: bool) -> int:
+    """How many different views an image has."""
+    return (2 * padding + 1) ** 2 * (2 if flip else 1)
+
+
+def number_views(views: Views, padding: int, flip: bool) -> Tensor:
+    """Views -> (M,) int64 in [0, count_views), one number for each crop and flip."""
+    corner = views.top * (2 * padding + 1) + views.left
+    return 2 * corner + views.flip if flip else corner
+
+
+def views_of(numbers: Tensor, padding: int, flip: bool) -> Views:
+    """What `number_views` made a number of: (M,) int64 -> Views"""
+    corner, flipped = (numbers // 2, numbers % 2) if flip else (numbers, torch.zeros_like(numbers))
+    return Views(corner // (2 * padding + 1), corner % (2 * padding + 1), flipped)
+
+
 def new_canvas(images: Tensor, m: int, padding: int) -> Tensor:
     """A black canvas on which `crop_and_flip` works on up to M images.
 

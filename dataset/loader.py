@@ -17,11 +17,14 @@ from torch import Tensor
 from dataset.augment import (
     Views,
     choose_views,
+    count_views,
     crop_and_flip,
     new_canvas,
     normalise,
+    number_views,
     permutation,
     scale_and_shift,
+    views_of,
 )
 from dataset.autoaugment import auto_augment
 from dataset.base import Batch, DataSet, Split
@@ -112,6 +115,30 @@ class Loader:
             for pixels, (index, labels) in zip(images.split(chunk), batches):
                 yield Batch(normalise(pixels, self._scale, self._shift), labels, index)
             start = span.stop
+
+    @property
+    def views(self) -> int:
+        """How many views of a training image there are, AutoAugment aside."""
+        return count_views(self.padding, self.flip)
+
+    def epoch_views(self, epoch: int) -> Tensor:
+        """The number of the view in which an epoch shows each training sample: (N,), on the CPU."""
+        every = torch.arange(len(self.labels))
+        chosen = choose_views(self.seed, epoch, every, self.padding, self.flip)
+        return number_views(chosen, self.padding, self.flip)
+
+    def show(self, index: Tensor, views: Tensor, epoch: int = 0) -> Tensor:
+        """Chosen views of chosen training samples, as `batches` gives them in that epoch.
+
+        index, views: (M,) on the CPU -> (M, 3, H, W) normalised, on the device.
+        """
+        device = self.labels.device
+        images = self.images.index_select(0, index.to(device))
+        chosen = Views(*(x.to(device) for x in views_of(views, self.padding, self.flip)))
+        images = crop_and_flip(images, chosen, new_canvas(images, len(index), self.padding))
+        if self.aug:
+            images = auto_augment(images, self.seed, epoch, index)
+        return normalise(images, self._scale, self._shift)
 
 
 def place(images: Tensor, device: torch.device, name: str) -> Tensor:

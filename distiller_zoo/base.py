@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Generator, Tensor, nn
 
 from dataset.base import Batch
-from models.base import Classifier, Features
+from models.base import Classifier, Features, Regions
 
 
 class Rows(NamedTuple):
@@ -40,6 +40,8 @@ class View:
     # Made of (options, setup, method) in place of a method that reads features, and refused around
     # one that reads others than `wrapper.reads`; has `Options`.
     wrapper: ClassVar["type[Distiller] | None"] = None
+    # What it reads of the features beside logits, as arguments of `Features.region_logits`.
+    regions: Regions | None = None
 
     @dataclass(frozen=True)
     class Options:
@@ -92,6 +94,7 @@ class Distiller(nn.Module):
     recipe: ClassVar[Recipe] = Recipe()
     # Names of the features that its losses read of either network; empty: unknown, maybe all.
     reads: ClassVar[frozenset[str]] = frozenset()
+    views: tuple[View, ...] = ()  # in front of it
 
     @dataclass(frozen=True)
     class Options:

@@ -31,6 +31,7 @@ class NoisyTeacher(Distiller):
     def __init__(self, options, setup, method: Distiller):
         super().__init__(options, setup)
         self.method, self.recipe = method, method.recipe
+        self.reads = method.reads and method.reads | {"pooled"}
 
     @property
     def teacher_mode(self):

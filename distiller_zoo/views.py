@@ -65,9 +65,9 @@ class ScaleDecoupling(View):
     def __init__(self, options, setup):
         super().__init__(options, setup)
         self.scales = options.sdd
-        self.pooled_to = {"map": 0, "4x4": 4}[options.sdd_from]
+        self.regions = self.scales, {"map": 0, "4x4": 4}[options.sdd_from]
         for who in (setup.student, setup.teacher):
-            who.region_logits(self.scales, self.pooled_to)  # ValueError without regions
+            who.region_logits(*self.regions)  # ValueError without regions
             if (finest := max(self.scales)) > (least := min(who.last_map.shape[2:])):
                 warnings.warn(
                     f"a last map of {least} x {least} is cut into {finest} x {finest} regions: "
@@ -76,8 +76,8 @@ class ScaleDecoupling(View):
                 )
 
     def __call__(self, rows, student, teacher, labels):
-        s = student.region_logits(self.scales, self.pooled_to)  # (R, B, K)
-        t = teacher.region_logits(self.scales, self.pooled_to)
+        s = student.region_logits(*self.regions)  # (R, B, K)
+        t = teacher.region_logits(*self.regions)
         return Rows(s, t, self.weights(t, labels) / len(t))
 
     @staticmethod

@@ -185,6 +185,15 @@ def gather_batch(x: Tensor, n: int) -> Tensor:
     return x if world_size() == 1 else GatherBatch.apply(x, share_sizes(n))
 
 
+def on_every_process(mask: Tensor, device: torch.device) -> Tensor:
+    """Where a mask is True in all processes: bool, of any shape, on the CPU."""
+    if world_size() == 1:
+        return mask
+    both = mask.to(device, torch.uint8)
+    dist.all_reduce(both, dist.ReduceOp.MIN)
+    return both.bool().cpu()
+
+
 class GatherBatch(torch.autograd.Function):
     """All processes compute the same loss of the result, and gradients are averaged: each share's
     gradient is therefore multiplied by the number of processes."""

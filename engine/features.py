@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from engine.device import Numerics
+from engine.distributed import gather_batch, world_size
 from models.base import Features
 
 
@@ -31,3 +33,12 @@ class LazyFeatures(Features):
             converted = own if own is None else self._convert(own)
         self.__dict__[name] = converted
         return converted
+
+
+def of_whole_batch(features: Features, n: int, numerics: Numerics) -> Features:
+    """Features of this process's share -> those of all n samples, in float32; as they are read,
+    where that takes any work."""
+    if numerics.amp == "off" and world_size() == 1:
+        return features
+    half = numerics.amp != "off"
+    return LazyFeatures(features, lambda x: gather_batch(x.float() if half else x, n))

@@ -111,12 +111,14 @@ def fit(stage: Stage, train: Loader, test: Loader, recorder: Recorder, print_fre
     for epoch in range(done + 1, stage.epochs + 1):
         started = time.perf_counter()
         with explained(stage, epoch, recorder):
+            facts = stage.task.begin_epoch(place_of(stage, epoch))
             means = train_epoch(stage, model, train, epoch, recorder, print_freq)
             seconds = time.perf_counter() - started
             distributed.broadcast_buffers(stage.task.student)
             tested = evaluate(stage.task.eval().predict, test) if stage.is_main else {}
         numbers = {
             "lr": stage.schedule(epoch),
+            **facts,
             **{f"train_{name}": value for name, value in means.items()},
             **{f"test_{name}": value for name, value in tested.items()},
             "seconds": seconds,
@@ -134,14 +136,15 @@ def train_epoch(
     the stage and the epoch's number, so that a resumed run repeats the run that was never stopped.
     The device is waited for in the first step and in every `print_freq` of them, and only then.
     """
-    place = epoch if stage.is_main else epoch + ORDER_OF_FIRST_STAGE
     stage.task.seed_losses(epoch_seed(train.seed, stage.name, epoch))
     seed_everything(epoch_seed(train.seed, stage.name, epoch, distributed.rank()))
     for group in stage.optimizer.param_groups:
         group["lr"] = stage.schedule(epoch)
     model.train()
     meter = Meter()
-    with contextlib.closing(progress_bar(stage, train.batches(place), len(train), epoch)) as bar:
+    with contextlib.closing(
+        progress_bar(stage, train.batches(place_of(stage, epoch)), len(train), epoch)
+    ) as bar:
         for step, batch in enumerate(bar, start=1):
             output = model(batch, epoch)
             if not output.loss.requires_grad:
@@ -164,6 +167,11 @@ def train_epoch(
                 bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()})
                 recorder.log_step(stage, (epoch - 1) * len(train) + step, means)
     return meter.read()
+
+
+def place_of(stage: Stage, epoch: int) -> int:
+    """What the loader calls an epoch of a stage, so that its order and augmentation are its own."""
+    return epoch if stage.is_main else epoch + ORDER_OF_FIRST_STAGE
 
 
 def clip_gradients(stage: Stage) -> None:

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from dataset.base import Batch
 from dataset.loader import Loader
 from distiller_zoo.base import Distiller, Recipe
 from engine.device import Numerics
-from engine.distributed import gather_batch, world_size
-from engine.features import LazyFeatures
+from engine.distributed import gather_batch
+from engine.features import of_whole_batch
+from engine.teacher import Teacher, batch_norms
 from helper.errors import UserError
 from models.base import Classifier, Features, he_init
 
@@ -47,6 +47,10 @@ class Task(nn.Module):
         of them compute the same losses of the whole batch.
         """
         raise NotImplementedError
+
+    def begin_epoch(self, place: int) -> dict[str, float]:
+        """Get ready for the epoch that a loader calls `place` -> numbers to be logged of it."""
+        return {}
 
     def predict(self, images: Tensor) -> Tensor:
         """Images (b, 3, H, W) -> float32 logits (b, K)."""
@@ -82,55 +86,35 @@ class Supervised(Task):
 class Distillation(Task):
     """gamma * CE + alpha * KD + beta * method; a term with no weight is not computed.
 
-    `name` is the method's: its term is logged under it, and its parts as NAME_PART. The teacher
-    runs in eval; where the method's `teacher_mode` is "train", its BatchNorm alone normalises by
-    the batch while the student trains. What it has learned never changes.
+    `name` is the method's: its term is logged under it, and its parts as NAME_PART.
     """
 
     def __init__(
         self,
-        networks: tuple[Classifier, Classifier],
+        student: Classifier,
+        teacher: Teacher,
         kd: Distiller,
         method: Distiller,
         name: str,
         recipe: Recipe,
-        numerics: Numerics,
     ):
-        student, teacher = networks
-        super().__init__(student, numerics)
-        batch_statistics = recipe.beta and method.teacher_mode == "train"
-        self.teacher_norms = batch_norms(teacher) if batch_statistics else []
-        for norm in self.teacher_norms:
-            norm.track_running_stats = False  # or a pass in train would move them
-        self.teacher = numerics.place(teacher, "teacher").requires_grad_(False)
-        self.run_teacher = numerics.compiled(teacher.features)
-        self.kd, self.method = kd.to(numerics.device), method.to(numerics.device)
+        super().__init__(student, teacher.numerics)
+        self.teacher = teacher
+        if recipe.beta and method.teacher_mode == "train":
+            teacher.normalise_by_batch()
+        device = self.numerics.device
+        self.kd, self.method = kd.to(device), method.to(device)
         self.name, self.recipe = name, recipe
 
-    def train(self, mode: bool = True) -> "Distillation":
-        super().train(mode)
-        self.teacher.eval()
-        for norm in self.teacher_norms:
-            norm.train(mode)
-        return self
+    def begin_epoch(self, place):
+        return self.teacher.begin_epoch(place)
 
     def features(self, batch: Batch) -> tuple[Features, Features]:
         """Student's and teacher's features of the whole batch, in float32."""
         with self.numerics.autocast():
-            student = self.run_student(self.numerics.images(batch.images, "student"))
-            with torch.no_grad():
-                images = self.teacher.own_pixels(batch.images)
-                teacher = self.run_teacher(self.numerics.images(images, "teacher"))
-        n = len(batch.labels)
-        return self.whole(student, n), self.whole(teacher, n)
-
-    def whole(self, features: Features, n: int) -> Features:
-        """Features of this process's share -> those of all n samples, in float32; as they are read,
-        where that takes any work."""
-        if self.numerics.amp == "off" and world_size() == 1:
-            return features
-        half = self.numerics.amp != "off"
-        return LazyFeatures(features, lambda x: gather_batch(x.float() if half else x, n))
+            own = self.run_student(self.numerics.images(batch.images, "student"))
+        student = of_whole_batch(own, len(batch.labels), self.numerics)
+        return student, self.teacher.features(batch)
 
     def forward(self, batch, epoch):
         student, teacher = self.features(batch)
@@ -173,11 +157,6 @@ def term_weights(recipe: Recipe, name: str, epoch: int) -> dict[str, float]:
     if recipe.beta:
         weights[name] = ramp * recipe.beta
     return {term: weight for term, weight in weights.items() if weight}
-
-
-def batch_norms(network: nn.Module) -> list[nn.Module]:
-    """Modules that have statistics of batches."""
-    return [module for module in network.modules() if isinstance(module, BatchNorm)]
 
 
 @torch.no_grad()
@@ -229,6 +208,9 @@ class FirstStage(Task):
         for module in self.modules_trained:
             module.training = mode  # of this module alone, not of those inside
         return self
+
+    def begin_epoch(self, place):
+        return self.distillation.begin_epoch(place)
 
     def forward(self, batch, epoch):
         student, teacher = self.distillation.features(batch)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std of 3 channels
 Maps = tuple[Tensor, ...]  # (B, C, H, W) each
+Regions = tuple[tuple[int, ...], int]  # arguments of `Features.region_logits`
 
 
 @dataclass(frozen=True)

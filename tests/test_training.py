@@ -18,6 +18,7 @@ from engine.device import Numerics, pick_device, seed_everything
 from engine.evaluate import evaluate
 from engine.meter import Meter, NotFinite
 from engine.objective import Distillation, FirstStage, LinearProbe, PooledOnce
+from engine.teacher import LiveTeacher
 from helper import files
 from models import MODELS
 from runs import checkpoint
@@ -189,19 +190,19 @@ def distillation(numerics=None):
     student, teacher = MODELS["resnet8"](4), MODELS["resnet14"](4)
     kd = KD(KD.Options(), bare_setup())
     numerics = numerics or Numerics(torch.device("cpu"))
-    return Distillation((student, teacher), kd, kd, "kd", Recipe(0.1, 0.9, 0), numerics)
+    return Distillation(student, LiveTeacher(teacher, numerics), kd, kd, "kd", Recipe(0.1, 0.9, 0))
 
 
 def test_a_teacher_never_learns():
     task = distillation().train()
     loader = Loader(fake(), "train", 16, Loading())
-    before = {key: value.clone() for key, value in task.teacher.state_dict().items()}
+    before = {key: value.clone() for key, value in task.teacher.network.state_dict().items()}
     assert task.student.training
-    assert not any(module.training for module in task.teacher.modules())
+    assert not any(module.training for module in task.teacher.network.modules())
     for batch in loader.batches(1):
         task(batch, 1).loss.backward()
-    assert all(torch.equal(v, before[k]) for k, v in task.teacher.state_dict().items())
-    assert not any(p.requires_grad or p.grad is not None for p in task.teacher.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in task.teacher.network.state_dict().items())
+    assert not any(p.requires_grad or p.grad is not None for p in task.teacher.network.parameters())
     assert not any(key.startswith("teacher.") for key in task.training_state())
 
 
@@ -209,7 +210,7 @@ def test_a_teacher_never_learns():
 def test_a_first_stage_trains_the_norms_of_what_it_trains(name):
     """Of the student, features for AB and FSP, nothing for FT."""
     task, loader = distillation(), Loader(fake(), "train", 16, Loading())
-    nets = [task.student, task.teacher]
+    nets = [task.student, task.teacher.network]
     with torch.no_grad():
         shown = [net.eval().features(torch.zeros(2, 3, 8, 8)) for net in nets]
     task.method = METHODS[name](METHODS[name].Options(), Setup(*shown, *nets, None))
@@ -221,7 +222,7 @@ def test_a_first_stage_trains_the_norms_of_what_it_trains(name):
     assert all(key.startswith("student.") and "running" in key or "tracked" in key for key in moved)
     assert bool(moved) == (name != "factor")
     assert ("student.bn1.running_mean" in moved) == (name != "factor")
-    assert not any(module.training for module in task.teacher.modules())
+    assert not any(module.training for module in task.teacher.network.modules())
     assert not task.student.fc.training
     stage.eval()
     assert not any(module.training for module in task.student.modules())

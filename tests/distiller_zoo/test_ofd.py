@@ -14,6 +14,7 @@ from distiller_zoo.kd import KD
 from distiller_zoo.ofd import OFD, connector, margin, ofd_loss, partial_l2
 from engine.device import Numerics
 from engine.objective import Distillation
+from engine.teacher import LiveTeacher
 from models import MODELS
 from models.any import build
 from tests.adapters import Case, bare_setup, index
@@ -142,13 +143,13 @@ def distillation(**options):
     shown = student.eval().features(images), teacher.eval().features(images)
     method = OFD(OFD.Options(**options), Setup(*shown, student, teacher, None))
     kd = KD(KD.Options(), bare_setup())
-    return Distillation((student, teacher), kd, method, "ofd", OFD.recipe, NUMERICS)
+    return Distillation(student, LiveTeacher(teacher, NUMERICS), kd, method, "ofd", OFD.recipe)
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_the_teacher_normalises_by_the_batch_and_keeps_what_it_learned(mode):
     task = distillation(ofd_teacher=mode)
-    teacher, twin = task.teacher, copy.deepcopy(task.teacher)
+    teacher, twin = task.teacher.network, copy.deepcopy(task.teacher.network)
     kept = {name: value.clone() for name, value in teacher.state_dict().items()}
     batch = Batch(3 * torch.randn(6, 3, 32, 32) + 1, torch.arange(6), torch.arange(6))
     for _ in range(2):
@@ -173,10 +174,9 @@ def test_the_teacher_normalises_by_the_batch_and_keeps_what_it_learned(mode):
 
 def test_without_a_weight_the_teacher_stays_in_eval():
     task = distillation()
-    twin = Distillation(
-        (task.student, MODELS["resnet14"](10)), task.kd, task.method, "ofd",
-        Recipe(alpha=1.0, beta=0.0), NUMERICS,
-    ).train()  # fmt: skip
+    teacher = LiveTeacher(MODELS["resnet14"](10), NUMERICS)
+    recipe = Recipe(alpha=1.0, beta=0.0)
+    twin = Distillation(task.student, teacher, task.kd, task.method, "ofd", recipe).train()
     assert not any(module.training for module in twin.teacher.modules())
 
 

@@ -17,6 +17,7 @@ from distiller_zoo.base import Setup
 from engine import fit
 from engine.device import Numerics
 from engine.objective import Distillation
+from engine.teacher import LiveTeacher
 from models import MODELS
 from tests.distiller_zoo.watched import Watched
 
@@ -101,7 +102,9 @@ class Scene:
         setup = Setup(*shown, *networks, labels=torch.arange(40) % 4)
         kd, method = objective.kd_and_method(self.options, setup)
         numerics = Numerics(torch.device("cpu"))
-        self.task = Distillation(networks, kd, method, name, self.options, numerics)
+        self.task = Distillation(
+            networks[0], LiveTeacher(networks[1], numerics), kd, method, name, self.options
+        )
 
     def stage(self, first: bool) -> fit.Stage:
         schedule = fit.Schedule(0.05)
@@ -178,7 +181,7 @@ def test_what_has_a_gradient_and_what_is_in_the_optimizer(name, first, scene):
     expected = scene.wiring.first if first else scene.wiring
     stage = scene.stage(first)
     task = stage.task.train()
-    kept = {key: value.clone() for key, value in scene.task.teacher.state_dict().items()}
+    kept = {key: value.clone() for key, value in scene.task.teacher.network.state_dict().items()}
     task(scene.batch, 1).loss.backward()
     names = {p: key for key, p in scene.task.named_parameters()}  # teacher's included
 
@@ -200,7 +203,7 @@ def test_what_has_a_gradient_and_what_is_in_the_optimizer(name, first, scene):
     moved = {key for p, key in names.items() if not torch.equal(p, before[key])}
     assert moved <= with_gradient
     assert {key.split(".")[0] for key in moved} == {key.split(".")[0] for key in with_gradient}
-    teacher = scene.task.teacher
+    teacher = scene.task.teacher.network
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(value, kept[key]) for key, value in teacher.state_dict().items())
 
@@ -216,7 +219,7 @@ def test_in_which_mode_each_module_is(name, first, scene):
     task = scene.task
     for _ in range(2):  # evaluation between two epochs changes nothing
         stage.task.train()
-        for key, module in task.teacher.named_modules():
+        for key, module in task.teacher.network.named_modules():
             in_train = expected.teacher_norms_in_train and isinstance(module, nn.BatchNorm2d)
             assert module.training == in_train, f"teacher's {key}"
         assert all(module.training for module in task.method.modules())

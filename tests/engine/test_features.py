@@ -8,6 +8,7 @@ from distiller_zoo.base import Recipe
 from engine.device import Numerics
 from engine.features import LazyFeatures
 from engine.objective import Distillation
+from engine.teacher import LiveTeacher
 from models import MODELS
 from tests.adapters import bare_setup
 
@@ -33,11 +34,13 @@ def test_under_autocast_only_what_a_loss_reads_is_cast():
     numerics = Numerics(torch.device("cpu"), amp="bf16")
     kd = METHODS["kd"](METHODS["kd"].Options(), bare_setup())
     networks = MODELS["resnet8"](4), MODELS["resnet14"](4)
-    task = Distillation(networks, kd, kd, "kd", Recipe(0.1, 0.9, 0), numerics).train()
+    task = Distillation(
+        networks[0], LiveTeacher(networks[1], numerics), kd, kd, "kd", Recipe(0.1, 0.9, 0)
+    ).train()
     features = []
-    whole = task.whole
-    task.whole = lambda *arguments: features.append(whole(*arguments)) or features[-1]
+    kd.register_forward_pre_hook(lambda _, shown: features.extend(shown[:2]))
     task(Batch(torch.randn(4, 3, 16, 16), torch.arange(4), torch.arange(4)), 1)
+    assert len(features) == 2
     for each in features:
         assert isinstance(each, LazyFeatures)
         assert each.logits.dtype == torch.float32
@@ -58,7 +61,9 @@ def test_a_teacher_sees_pixels_normalised_its_own_way():
     teacher.expect_statistics(own, given)
     assert teacher.state_dict().keys() == keys
     kd = METHODS["kd"](METHODS["kd"].Options(), bare_setup())
-    task = Distillation((student, teacher), kd, kd, "kd", Recipe(0.1, 0.9, 0), numerics).train()
+    task = Distillation(
+        student, LiveTeacher(teacher, numerics), kd, kd, "kd", Recipe(0.1, 0.9, 0)
+    ).train()
     batch = Batch(normalised(*given), torch.arange(4), torch.arange(4))
     torch.testing.assert_close(task.features(batch)[1].logits, expected, rtol=1e-4, atol=1e-4)
     scores = numerics.predictor(teacher, "teacher")(batch.images)

@@ -47,7 +47,7 @@ def fill_method(method: Distiller, extra: list[dict]) -> None:
 
 def rows(task: Distillation, case: Case, when: str) -> Rows:
     """Summaries of all tensors that are stored for a moment, by their published names."""
-    networks = {"student": task.student.state_dict(), "teacher": task.teacher.state_dict()}
+    networks = {"student": task.student.state_dict(), "teacher": task.teacher.network.state_dict()}
 
     def read(name: str):
         role, _, rest = name.partition(".")

@@ -25,6 +25,7 @@ from engine.device import start
 from engine.fit import Stage, first_stage, fit, main_stage
 from engine.objective import Distillation, term_weights
 from engine.recipe import make_schedule
+from engine.teacher import LiveTeacher
 from helper.options import Resolved
 from helper.teachers import inner_path
 from models.any import learning_rate
@@ -111,7 +112,7 @@ def replay(case: Case, more_flags: str = "") -> Result:
     with double_precision(), injected_draws(train), contextlib.chdir(folder_of_teachers().name):
         options = parse_student([*words, "--device", "cpu"])
         task = make_task(case, options, train)
-        teacher = copy.deepcopy(task.teacher.state_dict())
+        teacher = copy.deepcopy(task.teacher.network.state_dict())
         schedule = make_schedule(options, learning_rate(options.model_s))
         stages = [
             first_stage(task, schedule.start, options, options.init_epochs),
@@ -123,7 +124,7 @@ def replay(case: Case, more_flags: str = "") -> Result:
                 fit(stage, train, test, NoRecorder(), options.print_freq)
             when = "final" if stage.is_main else "between"
             result.rows[when] = names.rows(task, case, when)
-        for name, tensor in task.teacher.state_dict().items():
+        for name, tensor in task.teacher.network.state_dict().items():
             assert torch.equal(tensor, teacher[name]), f"the teacher's {name} has changed"
     return result
 
@@ -135,7 +136,9 @@ def make_task(case: Case, options: Resolved, train: RecipeLoader) -> Distillatio
     setup = method_setup(student, teacher, DATA.image_size, train)
     kd, method = kd_and_method(options, setup)
     names.fill_method(method.double(), case["extra"])
-    return Distillation((student, teacher), kd, method, options.distill, options, start(options))
+    return Distillation(
+        student, LiveTeacher(teacher, start(options)), kd, method, options.distill, options
+    )
 
 
 def filled_network(name: str, role: str) -> Classifier:

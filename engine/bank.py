@@ -1,0 +1,265 @@
+"""The bank on disk: what a frozen teacher says of every view of every training image.
+
+A view is one crop and flip of an image. N samples, V views of each, W numbers a row, M rows.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from helper.errors import UserError
+from helper.files import write_json
+
+VERSION = 1  # of the files' layout and of the numbers of views
+TYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+KEY_FILE, SCORES_FILE = "bank.json", "scores.json"
+
+
+class RowFile:
+    """One row of W numbers for each (sample, view), in a sparse file, and which of them are there.
+
+    The rows, then a byte a row that is 1 where the row is there. Values are on disk before their
+    bytes say so, and a byte is never shared between rows: a run that is killed leaves no row that
+    is not what it says, and several runs may fill one file. What cannot be written (a full disk, a
+    folder that is read-only) is said once, and nothing is kept from then on.
+    """
+
+    def __init__(self, path: Path, rows: int, width: int, dtype: str):
+        """Open the file, or make it. UserError where it is of another size."""
+        self.path, self.rows, self.width, self.dtype = path, rows, width, TYPES[dtype]
+        self.row_bytes = width * self.dtype.itemsize
+        self.flags_at = rows * self.row_bytes
+        self.size = self.flags_at + rows
+        self.writable = True
+        try:
+            self._create()
+        except OSError as error:
+            self._give_up(error)
+        if not path.exists():
+            self.values, self.there = None, np.zeros(rows, np.uint8)
+            return
+        if path.stat().st_size != self.size:
+            raise UserError(
+                f"{path} has {path.stat().st_size:,} bytes where {self.size:,} belong: it is no "
+                "whole bank; drop it with tools/bank.py, or delete it"
+            )
+        try:
+            self.file = open(path, "r+b" if self.writable else "rb", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            self._give_up(error)
+            self.file = open(path, "rb", buffering=0)  # noqa: SIM115
+        mapped = np.memmap(self.file, np.uint8, "r")
+        self.values = mapped[: self.flags_at].view(self.dtype).reshape(rows, width)
+        self.there = mapped[self.flags_at :]
+
+    def has(self, rows: Tensor) -> Tensor:
+        """Which rows are there: (M,) int64 -> (M,) bool"""
+        return torch.from_numpy(self.there[rows.numpy()] == 1)
+
+    def read(self, rows: Tensor) -> Tensor:
+        """(M,) int64 -> (M, W) float32; only rows that are there have a meaning."""
+        if self.values is None:
+            return torch.zeros(len(rows), self.width)
+        return torch.from_numpy(self.values[rows.numpy()].astype(np.float32))
+
+    def write(self, rows: Tensor, values: Tensor) -> None:
+        """Keep rows: (M,) int64, (M, W)."""
+        if not self.writable or not len(rows):
+            return
+        stored = values.cpu().numpy().astype(self.dtype)
+        try:  # a memory map would end the process where the disk is full
+            for row, value in zip(rows.tolist(), stored, strict=True):
+                self._write_at(row * self.row_bytes, value.tobytes())
+            os.fsync(self.file.fileno())
+            for row in rows.tolist():
+                self._write_at(self.flags_at + row, b"\x01")
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        if self.values is not None:
+            self.file.close()
+
+    def _create(self) -> None:
+        """An empty file of the whole size, which takes no space on the disk."""
+        if self.path.exists():
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_suffix(".lock")):
+            if self.path.exists():
+                return
+            new = self.path.with_suffix(".new")
+            with open(new, "wb") as file:
+                file.truncate(self.size)
+            os.replace(new, self.path)
+
+    def _write_at(self, offset: int, data: bytes) -> None:
+        self.file.seek(offset)
+        if self.file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _give_up(self, error: OSError) -> None:
+        self.writable = False
+        warnings.warn(
+            f"the teacher's bank {self.path} cannot be written ({error.strerror or error}): rows "
+            "that are missing are computed and not kept",
+            stacklevel=3,
+        )
+
+
+class Bank:
+    """The folder of one teacher, one data set and one way of computing: a `RowFile` of each kind.
+
+    `key` is everything that the rows depend on; two keys are two folders. M samples' rows.
+    """
+
+    def __init__(self, folder: Path, key: Mapping[str, Any], widths: Mapping[str, int]):
+        """Open or make the folder of a key. `widths` has the numbers a row of each kind wanted.
+
+        UserError where the folder holds another key's rows or a file that is not whole.
+        """
+        self.folder, self.key = folder, {"version": VERSION, **key}
+        check_key(folder, self.key)
+        rows = key["samples"] * key["views"]
+        self.files = {
+            kind: RowFile(folder / f"{kind}.rows", rows, width, key["type"])
+            for kind, width in widths.items()
+        }
+
+    def has(self, rows: Tensor) -> Tensor:
+        """Which rows are there, of every kind: (M,) int64 -> (M,) bool"""
+        return torch.stack([file.has(rows) for file in self.files.values()]).all(dim=0)
+
+    def sample(self, most: int) -> Tensor:
+        """At most so many of the rows that are there, chosen at random: (M,) int64"""
+        there = np.flatnonzero(np.logical_and.reduce([file.there for file in self.files.values()]))
+        if len(there) > most:
+            there = np.random.default_rng().choice(there, most, replace=False)
+        return torch.from_numpy(there)
+
+    def rounded(self, values: Tensor) -> Tensor:
+        """Float32 as it comes back from the files."""
+        return values.to(getattr(torch, self.key["type"])).float()
+
+    @property
+    def writable(self) -> bool:
+        """Whether rows of every kind can be kept."""
+        return all(file.writable for file in self.files.values())
+
+    def scores(self) -> dict[str, float] | None:
+        """The teacher's on the test split, where they were kept."""
+        try:
+            return scores_in(json.loads((self.folder / SCORES_FILE).read_bytes()))
+        except (OSError, ValueError):
+            return None
+
+    def keep_scores(self, scores: Mapping[str, float]) -> None:
+        """Keep what `scores` gives."""
+        with contextlib.suppress(OSError):
+            write_json(self.folder / SCORES_FILE, scores)
+
+    def describe(self) -> str:
+        """'DIR: logits 12.5 %, pooled 3.1 % of 8,100,000 views are there'"""
+        rows = self.key["samples"] * self.key["views"]
+        counts = {kind: np.count_nonzero(file.there) for kind, file in self.files.items()}
+        return describe_rows(self.folder, rows, counts)
+
+    def read(self, rows: Tensor) -> dict[str, Tensor]:
+        """(M,) int64 -> each kind's rows, (M, W) float32"""
+        return {kind: file.read(rows) for kind, file in self.files.items()}
+
+    def write(self, rows: Tensor, values: Mapping[str, Tensor]) -> None:
+        """Keep rows (M,) of each kind, (M, W)."""
+        for kind, file in self.files.items():
+            file.write(rows, values[kind])
+
+    def close(self) -> None:
+        for file in self.files.values():
+            file.close()
+
+
+def bank_folder(parent: Path, name: str, key: Mapping[str, Any]) -> Path:
+    """Where the rows of a key lie: parent/resnet32x4_cifar100_1a2b3c4d5e6f."""
+    text = json.dumps({"version": VERSION, **key}, sort_keys=True)
+    return parent / f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def complete_size(key: Mapping[str, Any], widths: Mapping[str, int]) -> int:
+    """Bytes of the files of a bank that is complete."""
+    rows, item = key["samples"] * key["views"], TYPES[key["type"]].itemsize
+    return rows * sum(width * item + 1 for width in widths.values())
+
+
+def scores_in(stored: Any) -> dict[str, float] | None:
+    """The scores among what a file says of a teacher; None where they are not all there."""
+    names = ("loss", "acc", "acc_top5")
+    numbers = [stored.get(name) for name in names] if isinstance(stored, dict) else [None]
+    whole = all(isinstance(x, float) and math.isfinite(x) for x in numbers)
+    return dict(zip(names, numbers, strict=True)) if whole else None
+
+
+def describe_folder(folder: Path) -> str:
+    """Two lines on a bank whose kinds of rows are not known beforehand.
+
+    UserError where its files are not what they should be.
+    """
+    key = read_key(folder)
+    try:
+        rows = int(key["samples"]) * int(key["views"])
+        whose = f"{key['network']} {key['teacher'][:8]}, {key['type']}, {key['image_size']} pixels"
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / KEY_FILE} describes no bank ({error!r})") from None
+    files = sorted(folder.glob("*.rows"))
+    counts, used = {}, 0
+    for file in files:
+        with open(file, "rb") as opened:
+            opened.seek(max(0, file.stat().st_size - rows))
+            counts[file.stem] = opened.read().count(1)
+        used += file.stat().st_blocks * 512 if os.name == "posix" else file.stat().st_size
+    return f"{describe_rows(folder, rows, counts)}\n    {whose}, {used / 1e6:,.1f} MB on disk"
+
+
+def describe_rows(folder: Path, rows: int, counts: Mapping[str, int]) -> str:
+    """How many rows of each kind are there."""
+    there = ", ".join(f"{kind} {100 * n / rows:.1f} %" for kind, n in counts.items())
+    return f"{folder}: {there or 'nothing'} of {rows:,} views"
+
+
+def check_key(folder: Path, key: Mapping[str, Any]) -> None:
+    """Write down whose rows a folder has; UserError where they are another's."""
+    file = folder / KEY_FILE
+    known = read_key(folder) if file.exists() else None
+    if known is None:
+        with contextlib.suppress(OSError):  # the files of rows tell of what cannot be written
+            write_json(file, key)
+    elif known != json.loads(json.dumps(key)):
+        other = sorted(k for k in known.keys() | key.keys() if known.get(k) != key.get(k))
+        raise UserError(
+            f"the bank {folder} is of another {', '.join(other)}: drop it with tools/bank.py, or "
+            "delete it"
+        )
+
+
+def read_key(folder: Path) -> dict[str, Any]:
+    """Whose rows a folder has; UserError where its file does not say."""
+    file = folder / KEY_FILE
+    try:
+        key = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}): delete the folder {folder}") from None
+    if not isinstance(key, dict):
+        raise UserError(f"{file} describes no bank: delete the folder {folder}")
+    return key

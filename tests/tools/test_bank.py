@@ -1,0 +1,212 @@
+"""--teacher_bank of train_student.py, and tools/bank.py."""
+
+import json
+
+import pytest
+import torch
+
+from engine.teacher import BankedTeacher
+from helper.errors import UserError
+from models import MODELS
+from runs import checkpoint
+from tests.conftest import only
+from tools import bank
+
+DATA = "--dataset fake --fake_size 48 --fake_classes 4 --image_size 8"
+ALWAYS = f"--model_s resnet8 --epochs 2 --batch_size 16 {DATA} --any_teacher --path_t t.pth"
+
+
+@pytest.fixture(scope="module")
+def weights():
+    torch.manual_seed(0)
+    return {"model": MODELS["resnet14"](4).state_dict(), "model_name": "resnet14"}
+
+
+@pytest.fixture
+def train(run, weights, tmp_path):
+    """Train a student with a bank, in a folder with a teacher's checkpoint -> its run.json."""
+    checkpoint.save(tmp_path / "t.pth", weights)
+
+    def train(line, where="save"):
+        run(f"train_student {ALWAYS} --save_dir {where} {line}")
+        folder = only(tmp_path / where / "student_model")
+        rows = (folder / "metrics.jsonl").read_text().splitlines()
+        return json.loads((folder / "run.json").read_text()), [json.loads(row) for row in rows]
+
+    return train
+
+
+def losses(rows):
+    return [(row["train_loss"], row["test_loss"]) for row in rows]
+
+
+def test_a_second_run_finds_every_row_and_is_the_same(train, monkeypatch, capsys):
+    _, live = train("--distill kd", "live")
+    first, missing = train("--distill kd --teacher_bank bank", "first")
+    assert [row["bank_missing"] for row in missing][0] == 1
+    assert "bank/resnet14_fake_" in capsys.readouterr().out
+    monkeypatch.setattr("engine.teacher.BankedTeacher.compute", never_with_rows)
+    monkeypatch.setattr("cli.training.evaluate", None)  # the teacher's accuracy is known
+    second, there = train("--distill kd --teacher_bank bank", "second")
+    assert [row["bank_missing"] for row in there] == [0, 0]
+    assert losses(there) == losses(missing)
+    for one, other in zip(losses(live), losses(there), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    assert second["teacher"] == first["teacher"]
+    assert second["digest"] == first["digest"]  # a bank makes no other experiment
+    assert second["provenance"][0]["options"]["teacher_bank"] == "bank"
+
+
+def never_with_rows(self, rows, place=0):
+    assert not len(rows)
+    return {kind: torch.zeros(0, width) for kind, width in self.widths.items()}
+
+
+@pytest.mark.parametrize(
+    ("line", "kinds"),
+    [
+        ("--distill dkd --logit_stand", {"logits"}),
+        ("--distill rkd", {"logits", "pooled"}),
+        ("--distill kd --sdd 1,2", {"logits", "regions_1-2"}),
+        ("--distill kd --tekap", {"logits"}),
+        ("--distill pkt --tekap", {"logits", "pooled"}),
+    ],
+)
+def test_what_is_kept_is_what_the_objective_reads(train, tmp_path, line, kinds):
+    train(f"--epochs 1 --teacher_bank bank {line}")
+    assert {file.stem for file in tmp_path.glob("bank/*/*.rows")} == kinds
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("--distill attention", "Attention reads stages"),
+        ("--distill kd --bank_limit 0.0000001", "logits of all views take"),
+    ],
+)
+def test_where_a_bank_cannot_be_the_teacher_runs(train, tmp_path, capsys, line, why):
+    train(f"--epochs 1 --teacher_bank bank {line}")
+    assert f"the teacher runs in every step: {why}" in capsys.readouterr().out
+    assert not (tmp_path / "bank").exists()
+
+
+def test_autoaugment_computes_rows_ahead(train, tmp_path, capsys):
+    _, live = train("--distill kd --aug", "live")
+    _, ahead = train("--distill kd --aug --teacher_bank bank", "ahead")
+    assert "before each epoch" in capsys.readouterr().out
+    assert not (tmp_path / "bank").exists()
+    for one, other in zip(losses(live), losses(ahead), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_another_teacher_data_or_type_has_rows_of_its_own(train, weights, tmp_path):
+    train("--epochs 1 --teacher_bank bank")
+    for i, line in enumerate(
+        ["--bank_type float16", "--fake_size 52", "--amp bf16", "--train_fraction 0.5"]
+    ):
+        train(f"--epochs 1 --teacher_bank bank {line}", f"save{i}")
+    weights["model"]["fc.bias"][0] += 1e-3
+    checkpoint.save(tmp_path / "t.pth", weights)
+    train("--epochs 1 --teacher_bank bank", "other")
+    assert len(list(tmp_path.glob("bank/*/bank.json"))) == 6
+
+
+def test_a_teacher_is_measured_once_a_run(train, run, monkeypatch, tmp_path):
+    train("--epochs 1")
+    folder = only(tmp_path / "save" / "student_model")
+    summary = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**summary, "status": "running"}))
+    monkeypatch.setattr("cli.training.evaluate", None)
+    again, _ = train("--epochs 1 --resume")
+    assert again["teacher"] == summary["teacher"]
+
+
+# The tool.
+
+
+def test_fill_makes_every_row(train, tmp_path, capsys, monkeypatch):
+    words = f"--distill rkd --teacher_bank bank {ALWAYS}".split()
+    train("--epochs 1 --teacher_bank bank --distill rkd")
+    monkeypatch.setattr("engine.teacher.FILLED_AT_ONCE", 100)
+    bank.command(["fill", *words])
+    rows = 48 * 18  # padding 1: 9 crops, 2 flips
+    out = capsys.readouterr().out
+    assert f"{rows - 48:,} rows computed" in out
+    assert "logits 100.0 %, pooled 100.0 % of 864 views" in out
+    bank.command(["fill", *words])
+    assert "0 rows computed" in capsys.readouterr().out
+    bank.command(["check", *words])
+    assert f"{rows} rows are the teacher's" in capsys.readouterr().out
+    _, found = train("--teacher_bank bank --distill rkd --seed 9", "other")
+    assert [row["bank_missing"] for row in found] == [0, 0]
+    bank.command(["info", "bank"])
+    out = capsys.readouterr().out
+    assert "logits 100.0 %, pooled 100.0 % of 864 views" in out
+    assert "resnet14 " in out
+    (folder,) = (tmp_path / "bank").iterdir()
+    bank.command(["drop", f"bank/{folder.name}"])
+    assert not folder.exists()
+
+
+def test_a_fill_that_is_stopped_goes_on(train, capsys, monkeypatch):
+    words = f"--distill kd --teacher_bank bank {ALWAYS}".split()
+    monkeypatch.setattr("engine.teacher.FILLED_AT_ONCE", 300)
+    add, calls = BankedTeacher.add, []
+
+    def stopped(self, rows, place=0):
+        calls.append(rows)
+        if len(calls) == 2:  # the third, after it was started again, goes through
+            raise KeyboardInterrupt
+        return add(self, rows, place)
+
+    monkeypatch.setattr(BankedTeacher, "add", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        bank.command(["fill", *words])
+    bank.command(["fill", *words])
+    assert "564 rows computed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("", "nothing is none of fill, check, info, drop"),
+        ("full", "full is none of fill"),
+        ("fill --distill kd", "no --teacher_bank"),
+        (f"fill --teacher_bank bank --distill attention {ALWAYS}", "Attention reads stages"),
+        ("info", "no folder"),
+        ("info nowhere", "there is no folder nowhere"),
+        ("info .", "holds no bank"),
+        ("drop .", "is no bank"),
+    ],
+)
+def test_bad_command_lines(train, words, line):
+    with pytest.raises(UserError, match=line):
+        bank.command(words.split())
+
+
+def test_a_damaged_row_ends_the_run_before_it_begins(train, fails, tmp_path):
+    train("--epochs 1 --teacher_bank bank")
+    (file,) = tmp_path.glob("bank/*/*.rows")
+    rows = 48 * 18
+    file.write_bytes(bytes(rows * 16) + b"\x01" * rows)
+    line = fails(f"train_student {ALWAYS} --save_dir other --teacher_bank bank")
+    assert "differ from the teacher's" in line
+    assert not (tmp_path / "other").exists()
+    file.write_bytes(b"torn")
+    assert "4 bytes where" in fails(f"train_student {ALWAYS} --save_dir other --teacher_bank bank")
+
+
+def test_a_bank_that_cannot_be_written_is_said_and_the_run_goes_on(train, monkeypatch, capsys):
+    def full(self, offset, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("engine.bank.RowFile._write_at", full)
+    _, rows = train("--teacher_bank bank")
+    assert [row["bank_missing"] for row in rows] == [1, 1]
+    assert capsys.readouterr().err.count("No space left on device): rows that are missing") == 1
+
+
+def test_a_file_is_no_bank(train, fails, tmp_path):
+    train("--epochs 1")
+    line = fails(f"train_student {ALWAYS} --save_dir other --teacher_bank t.pth")
+    assert line == "error: --teacher_bank t.pth is no folder: give another"
