@@ -21,8 +21,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cli.objective import kd_and_method, method_setup
 from cli.parse import parse_student
@@ -42,6 +41,7 @@ CASES = (
     "--distill kd --model_t wrn_40_2 --model_s wrn_16_2",
 )
 TABLE = ("kd", "dkd", "rkd", "crd -a 1 --nce_k 256")
+ROOT = Path(__file__).resolve().parent.parent
 IMAGES = 1024
 NUMERICS = Numerics(torch.device("cpu"))
 
