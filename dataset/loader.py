@@ -105,9 +105,7 @@ class Loader:
         start = 0
         for chunk in group_sizes(sizes, capacity):
             span = slice(start, start + sum(chunk))
-            images = self.images.index_select(0, own[span])
-            if images.device != device:
-                images = images.pin_memory().to(device, non_blocking=True)
+            images = self._pixels(own[span])
             if self.training:
                 images = crop_and_flip(images, Views(*(choice[span] for choice in views)), canvas)
                 if self.aug:
@@ -132,13 +130,19 @@ class Loader:
 
         index, views: (M,) on the CPU -> (M, 3, H, W) normalised, on the device.
         """
-        device = self.labels.device
-        images = self.images.index_select(0, index.to(device))
-        chosen = Views(*(x.to(device) for x in views_of(views, self.padding, self.flip)))
+        images = self._pixels(index.to(self.images.device))
+        chosen = Views(*(x.to(images.device) for x in views_of(views, self.padding, self.flip)))
         images = crop_and_flip(images, chosen, new_canvas(images, len(index), self.padding))
         if self.aug:
             images = auto_augment(images, self.seed, epoch, index)
         return normalise(images, self._scale, self._shift)
+
+    def _pixels(self, index: Tensor) -> Tensor:
+        """Images by number: (M,) where the images are -> (M, 3, H, W) uint8 on the device."""
+        images, device = self.images.index_select(0, index), self.labels.device
+        if images.device != device:
+            images = images.pin_memory().to(device, non_blocking=True)
+        return images
 
 
 def place(images: Tensor, device: torch.device, name: str) -> Tensor:
