@@ -13,6 +13,7 @@ from engine.device import Numerics
 from engine.fit import explained, main_stage, train_epoch
 from engine.objective import Distillation, Supervised, norm_of_one_value
 from engine.recipe import RecipeOptions, Schedule
+from engine.teacher import LiveTeacher
 from helper.errors import UserError
 from models import MODELS
 
@@ -85,7 +86,8 @@ def drawn(process: int, epoch: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         shown = [network.eval().features(data.batch.images[:2]) for network in networks]
     setup = Setup(*shown, *networks, data.batch.labels, generator=torch.Generator())
     options = parse_student(["--distill", "crd", "--nce_k", "3", "--tekap"])
-    task = Distillation(networks, *kd_and_method(options, setup), "crd", options, NUMERICS)
+    teacher, losses = LiveTeacher(networks[1], NUMERICS), kd_and_method(options, setup)
+    task = Distillation(networks[0], teacher, *losses, "crd", options)
 
     def with_dropout(images):
         draws.append(torch.rand(3 + process)[:3])  # of shares of different sizes
