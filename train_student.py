@@ -12,8 +12,8 @@ from cli.parse import parse_student
 from cli.parts import make_parts
 from cli.setting import make_setting
 from cli.training import is_finished, measure_teacher, print_heading, run_folder, train
-from engine.fit import first_stage, main_stage
-from engine.objective import Distillation, term_weights
+from engine.objective import Distillation, term_weights, warm_up
+from engine.stage import first_stage, main_stage
 
 
 def train_student(argv):
@@ -40,7 +40,7 @@ def train_student(argv):
     print_heading(setting, folder, parts.student, objective, notes)
     facts = {
         "objective": objective,
-        "terms": term_weights(options, options.distill, options.epochs),
+        "terms": term_weights(options, options.distill, warm_up(options, options.epochs)),
         "teacher": measure_teacher(teacher, setting, parts, folder),
     }
     train(setting, folder, stages, (parts.train, parts.test), facts)

@@ -9,8 +9,8 @@ from cli.parse import parse_teacher
 from cli.setting import make_setting
 from cli.training import is_finished, print_heading, run_folder, train
 from engine.device import prepare
-from engine.fit import main_stage
 from engine.objective import Supervised
+from engine.stage import main_stage
 
 
 def train_teacher(argv):

@@ -11,8 +11,8 @@ from cli.parse import parse_transfer
 from cli.setting import make_setting
 from cli.training import is_finished, print_heading, run_folder, train
 from engine.device import prepare
-from engine.fit import main_stage
 from engine.objective import LinearProbe, PooledOnce
+from engine.stage import main_stage
 from helper.files import sha256
 
 

@@ -30,9 +30,9 @@ from dataset import DATASETS
 from dataset.loader import Loader, Loading
 from engine.bank import Bank
 from engine.device import Numerics
-from engine.fit import main_stage
 from engine.objective import Distillation
 from engine.recipe import Schedule
+from engine.stage import main_stage
 from engine.teacher import BankedTeacher, LiveTeacher, rows_read
 
 CASES = (
@@ -64,12 +64,12 @@ def stepper(line: str, folder: str, banked: bool):
     else:
         teacher = LiveTeacher(network, NUMERICS)
     task = Distillation(student, teacher, kd, method, options.distill, options).train()
-    task.begin_epoch(1)
+    task.begin_epoch(1, 1)
     optimizer = main_stage(task, Schedule(0.05), options).optimizer
     batches = itertools.cycle(list(train.batches(1)))
 
     def step():
-        output = task(next(batches), 1)
+        output = task(next(batches))
         optimizer.zero_grad(set_to_none=True)
         output.loss.backward()
         optimizer.step()

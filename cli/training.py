@@ -17,9 +17,10 @@ from dataset.stream import StreamedSet
 from engine.bank import Bank, scores_in
 from engine.distributed import is_main_process, on_main_process, world_size
 from engine.evaluate import evaluate
-from engine.fit import Stage, fit
+from engine.fit import fit
 from engine.meter import NotFinite
 from engine.objective import Task, norm_of_one_value
+from engine.stage import Stage
 from helper.errors import UserError
 from models.base import Classifier
 from runs.code import CODE

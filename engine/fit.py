@@ -4,8 +4,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -16,44 +15,12 @@ from engine import distributed
 from engine.device import seed_everything
 from engine.evaluate import evaluate
 from engine.meter import Meter, NotFinite
-from engine.objective import Distillation, FirstStage, Task
-from engine.recipe import RecipeOptions, Schedule
+from engine.stage import Stage
+from engine.step import train_step
 from helper.errors import UserError
 
 DROPOUT_VERSION = 2  # of the seeds of networks that draw; raise it when their numbers change
 ORDER_OF_FIRST_STAGE = 1_000_000  # added to an epoch's number, so that its order is another
-
-
-@dataclass
-class Stage:
-    """One stage of a run: what is trained, by which optimizer, at which rate, how long."""
-
-    name: str  # "first" or "main"
-    task: Task
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    schedule: Schedule
-    epochs: int
-    clip_grad: float = 0.0  # largest norm of the gradient; 0 for any
-
-    @property
-    def is_main(self) -> bool:
-        """Whether the student itself is trained, evaluated and kept."""
-        return self.name == "main"
-
-    def state(self) -> dict[str, Any]:
-        """Everything that the stage changes."""
-        return {
-            "task": self.task.training_state(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state` gave."""
-        self.task.load_training_state(state["task"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
 
 
 class Recorder(Protocol):
@@ -72,36 +39,6 @@ class Recorder(Protocol):
         """What a stopped run leaves, for an error message."""
 
 
-def main_stage(task: Task, schedule: Schedule, recipe: RecipeOptions) -> Stage:
-    """Train all parameters of a task that have a gradient, by the recipe."""
-    optimizer = sgd(task.parameters(), schedule(1), recipe)
-    scaler = task.numerics.scaler()
-    return Stage("main", task, optimizer, scaler, schedule, recipe.epochs, recipe.clip_grad)
-
-
-def first_stage(
-    task: Distillation, rate: float, recipe: RecipeOptions, epochs: int
-) -> Stage | None:
-    """What the method trains before the student's own turn, at a constant rate; None for most.
-
-    `rate` is that of the run; a method may have a rate of its own.
-    """
-    stage = FirstStage(task)
-    if not stage.parameters_trained:
-        return None
-    schedule = Schedule(task.method.first_stage_rate(rate))
-    optimizer = sgd(stage.parameters_trained, schedule.start, recipe)
-    scaler = task.numerics.scaler()
-    return Stage("first", stage, optimizer, scaler, schedule, epochs, recipe.clip_grad)
-
-
-def sgd(parameters, rate: float, recipe: RecipeOptions) -> torch.optim.SGD:
-    trained = [p for p in parameters if p.requires_grad]
-    return torch.optim.SGD(
-        trained, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
-    )
-
-
 def fit(stage: Stage, train: Loader, test: Loader, recorder: Recorder, print_freq: int) -> None:
     """Train a stage, or what is left of it."""
     done = recorder.restore(stage)
@@ -111,7 +48,7 @@ def fit(stage: Stage, train: Loader, test: Loader, recorder: Recorder, print_fre
     for epoch in range(done + 1, stage.epochs + 1):
         started = time.perf_counter()
         with explained(stage, epoch, recorder):
-            facts = stage.task.begin_epoch(place_of(stage, epoch))
+            facts = stage.task.begin_epoch(epoch, place_of(stage, epoch))
             means = train_epoch(stage, model, train, epoch, recorder, print_freq)
             seconds = time.perf_counter() - started
             distributed.broadcast_buffers(stage.task.student)
@@ -146,22 +83,7 @@ def train_epoch(
         progress_bar(stage, train.batches(place_of(stage, epoch)), len(train), epoch)
     ) as bar:
         for step, batch in enumerate(bar, start=1):
-            output = model(batch, epoch)
-            if not output.loss.requires_grad:
-                raise UserError(
-                    "no term of the objective depends on the student: give -r or -a a weight"
-                )
-            stage.optimizer.zero_grad(set_to_none=True)
-            stage.scaler.scale(output.loss).backward()
-            if stage.clip_grad:
-                clip_gradients(stage)
-            stage.scaler.step(stage.optimizer)
-            stage.scaler.update()
-            measured = {**output.terms, "loss": output.loss}
-            if output.logits is not None:
-                hits = output.logits.argmax(dim=1) == batch.labels
-                measured["acc"] = 100 * hits.double().mean()
-            meter.add(measured, len(batch.labels))
+            meter.add(train_step(stage, model, batch), len(batch.labels))
             if step == 1 or step % print_freq == 0:
                 means = meter.read()
                 bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()})
@@ -172,13 +94,6 @@ def train_epoch(
 def place_of(stage: Stage, epoch: int) -> int:
     """What the loader calls an epoch of a stage, so that its order and augmentation are its own."""
     return epoch if stage.is_main else epoch + ORDER_OF_FIRST_STAGE
-
-
-def clip_gradients(stage: Stage) -> None:
-    """Scale what the optimizer is about to read to a norm of `clip_grad`, where it is larger."""
-    stage.scaler.unscale_(stage.optimizer)
-    trained = [p for group in stage.optimizer.param_groups for p in group["params"]]
-    nn.utils.clip_grad_norm_(trained, stage.clip_grad)
 
 
 def progress_bar(stage: Stage, batches, steps: int, epoch: int) -> tqdm:

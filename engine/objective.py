@@ -40,16 +40,17 @@ class Task(nn.Module):
         self.student, self.numerics = numerics.place(student, "student"), numerics
         self.run_student = numerics.compiled(student.features)
 
-    def forward(self, batch: Batch, epoch: int) -> Output:
-        """One batch in an epoch counted from 1.
+    def forward(self, batch: Batch) -> Output:
+        """The losses of one batch. It reads nothing on the host, and knows no epoch.
 
         Where there are several processes, each runs the networks on its share of the batch, and all
         of them compute the same losses of the whole batch.
         """
         raise NotImplementedError
 
-    def begin_epoch(self, place: int) -> dict[str, float]:
-        """Get ready for the epoch that a loader calls `place` -> numbers to be logged of it."""
+    def begin_epoch(self, epoch: int, place: int) -> dict[str, float]:
+        """Get ready for an epoch counted from 1, which the loader calls `place` -> numbers to be
+        logged of it."""
         return {}
 
     def predict(self, images: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class Task(nn.Module):
 class Supervised(Task):
     """A network and cross-entropy."""
 
-    def forward(self, batch, epoch):
+    def forward(self, batch):
         logits = gather_batch(self.predict(batch.images), len(batch.labels))
         loss = F.cross_entropy(logits, batch.labels)
         return Output(loss, {"ce": loss}, logits)
@@ -105,8 +106,12 @@ class Distillation(Task):
         device = self.numerics.device
         self.kd, self.method = kd.to(device), method.to(device)
         self.name, self.recipe = name, recipe
+        # Share of the method's weight in this epoch. A tensor, so that a captured step reads it.
+        ramp = torch.tensor(warm_up(recipe, 1), dtype=torch.float64, device=device)
+        self.register_buffer("ramp", ramp, persistent=False)
 
-    def begin_epoch(self, place):
+    def begin_epoch(self, epoch, place):
+        self.ramp.fill_(warm_up(self.recipe, epoch))
         return self.teacher.begin_epoch(place)
 
     def features(self, batch: Batch) -> tuple[Features, Features]:
@@ -116,9 +121,9 @@ class Distillation(Task):
         student = of_whole_batch(own, len(batch.labels), self.numerics)
         return student, self.teacher.features(batch)
 
-    def forward(self, batch, epoch):
+    def forward(self, batch):
         student, teacher = self.features(batch)
-        weights = term_weights(self.recipe, self.name, epoch)
+        weights = term_weights(self.recipe, self.name, self.ramp if self.recipe.warmup else 1.0)
         terms = {}
         if "ce" in weights:
             terms["ce"] = F.cross_entropy(student.logits, batch.labels)
@@ -131,7 +136,7 @@ class Distillation(Task):
                 raise UserError(
                     f"{term} gives a loss of shape {tuple(value.shape)}: it has to be a scalar"
                 )
-        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        loss = torch.stack([weighted(term, weights[name]) for name, term in terms.items()]).sum()
         parts = {f"{self.name}_{part}": value for part, value in self.method.parts.items()}
         return Output(loss, {**terms, **parts}, student.logits)
 
@@ -147,16 +152,27 @@ class Distillation(Task):
         self.load_state_dict(state, strict=False)  # the teacher's part is not in it
 
 
-def term_weights(recipe: Recipe, name: str, epoch: int) -> dict[str, float]:
-    """Weight of each term of the objective in an epoch counted from 1; those of no weight absent.
+def term_weights(
+    recipe: Recipe, name: str, ramp: float | Tensor = 1.0
+) -> dict[str, float | Tensor]:
+    """Weight of each term of the objective; those of no weight are absent.
 
-    The method's grows linearly over the recipe's `warmup` epochs.
+    `name` is the method's; `ramp` is the share of its weight that is reached.
     """
-    ramp = min(epoch / recipe.warmup, 1.0) if recipe.warmup else 1.0
     weights = {"ce": recipe.gamma, "kd": recipe.alpha}
     if recipe.beta:
         weights[name] = ramp * recipe.beta
-    return {term: weight for term, weight in weights.items() if weight}
+    return {n: weight for n, weight in weights.items() if isinstance(weight, Tensor) or weight}
+
+
+def weighted(term: Tensor, weight: float | Tensor) -> Tensor:
+    """A term times its weight, in the term's type."""
+    return term * (weight.to(term.dtype) if isinstance(weight, Tensor) else weight)
+
+
+def warm_up(recipe: Recipe, epoch: int) -> float:
+    """Share of the method's weight in an epoch counted from 1: it grows over `warmup` epochs."""
+    return min(epoch / recipe.warmup, 1.0) if recipe.warmup else 1.0
 
 
 @torch.no_grad()
@@ -209,10 +225,10 @@ class FirstStage(Task):
             module.training = mode  # of this module alone, not of those inside
         return self
 
-    def begin_epoch(self, place):
-        return self.distillation.begin_epoch(place)
+    def begin_epoch(self, epoch, place):
+        return self.distillation.begin_epoch(epoch, place)
 
-    def forward(self, batch, epoch):
+    def forward(self, batch):
         student, teacher = self.distillation.features(batch)
         loss = self.distillation.method.first_stage_loss(student, teacher, batch)
         return Output(loss, {}, None)
@@ -246,7 +262,7 @@ class LinearProbe(Task):
         self.student.head.train(mode)
         return self
 
-    def forward(self, batch, epoch):
+    def forward(self, batch):
         logits = gather_batch(self.predict(self.pooled(batch.images)), len(batch.labels))
         loss = F.cross_entropy(logits, batch.labels)
         return Output(loss, {"ce": loss}, logits)

@@ -157,7 +157,7 @@ def test_the_teacher_normalises_by_the_batch_and_keeps_what_it_learned(mode):
         norms = [m for m in teacher.modules() if isinstance(m, nn.BatchNorm2d)]
         assert {m.training for m in norms} == {mode == "train"}
         assert not any(m.training for m in teacher.modules() if m not in norms)
-        loss = task(batch, 1).terms["ofd"]
+        loss = task(batch).terms["ofd"]
         shown = task.features(batch)[1].preacts
         with torch.no_grad():
             wanted = copy.deepcopy(twin).train(mode == "train").features(batch.images).preacts

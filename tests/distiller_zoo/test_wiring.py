@@ -14,7 +14,7 @@ from cli import objective, parse
 from dataset.base import Batch
 from distiller_zoo import METHODS
 from distiller_zoo.base import Setup
-from engine import fit
+from engine import stage as stages
 from engine.device import Numerics
 from engine.objective import Distillation
 from engine.teacher import LiveTeacher
@@ -106,11 +106,11 @@ class Scene:
             networks[0], LiveTeacher(networks[1], numerics), kd, method, name, self.options
         )
 
-    def stage(self, first: bool) -> fit.Stage:
-        schedule = fit.Schedule(0.05)
+    def stage(self, first: bool) -> stages.Stage:
+        schedule = stages.Schedule(0.05)
         if first:
-            return fit.first_stage(self.task, 0.05, self.options, 1)
-        return fit.main_stage(self.task, schedule, self.options)
+            return stages.first_stage(self.task, 0.05, self.options, 1)
+        return stages.main_stage(self.task, schedule, self.options)
 
     def loss(self, features, first: bool) -> torch.Tensor:
         """The method's loss, as if it were the first: nothing that it keeps is changed."""
@@ -182,7 +182,7 @@ def test_what_has_a_gradient_and_what_is_in_the_optimizer(name, first, scene):
     stage = scene.stage(first)
     task = stage.task.train()
     kept = {key: value.clone() for key, value in scene.task.teacher.network.state_dict().items()}
-    task(scene.batch, 1).loss.backward()
+    task(scene.batch).loss.backward()
     names = {p: key for key, p in scene.task.named_parameters()}  # teacher's included
 
     student = {key for key, _ in scene.task.student.named_parameters()}

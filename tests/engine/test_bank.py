@@ -315,10 +315,10 @@ def test_the_loss_of_20_steps_is_the_live_one(tmp_path, data, network):
         optimizer = torch.optim.SGD(task.parameters(), lr=0.05, momentum=0.9)
         found = []
         for epoch in range(1, 8):
-            task.begin_epoch(epoch)
+            task.begin_epoch(epoch, epoch)
             for batch in train.batches(epoch):
                 optimizer.zero_grad()
-                output = task(batch, epoch)
+                output = task(batch)
                 output.loss.backward()
                 optimizer.step()
                 found.append(output.loss.item())

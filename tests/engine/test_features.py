@@ -39,7 +39,7 @@ def test_under_autocast_only_what_a_loss_reads_is_cast():
     ).train()
     features = []
     kd.register_forward_pre_hook(lambda _, shown: features.extend(shown[:2]))
-    task(Batch(torch.randn(4, 3, 16, 16), torch.arange(4), torch.arange(4)), 1)
+    task(Batch(torch.randn(4, 3, 16, 16), torch.arange(4), torch.arange(4)))
     assert len(features) == 2
     for each in features:
         assert isinstance(each, LazyFeatures)

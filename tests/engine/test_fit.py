@@ -10,9 +10,10 @@ from cli.parse import parse_student
 from dataset.base import Batch
 from distiller_zoo.base import Setup
 from engine.device import Numerics
-from engine.fit import explained, main_stage, train_epoch
+from engine.fit import explained, train_epoch
 from engine.objective import Distillation, Supervised, norm_of_one_value
 from engine.recipe import RecipeOptions, Schedule
+from engine.stage import main_stage
 from engine.teacher import LiveTeacher
 from helper.errors import UserError
 from models import MODELS

@@ -22,9 +22,10 @@ from cli.setting import make_network
 from crd.memory import Negatives
 from dataset.base import Batch
 from engine.device import start
-from engine.fit import Stage, first_stage, fit, main_stage
+from engine.fit import fit
 from engine.objective import Distillation, term_weights
 from engine.recipe import make_schedule
+from engine.stage import Stage, first_stage, main_stage
 from engine.teacher import LiveTeacher
 from helper.options import Resolved
 from helper.teachers import inner_path
@@ -160,8 +161,10 @@ def recorded(stage: Stage, options: Resolved, result: Result):
     """Note the weighted losses of every step of a stage."""
 
     def note(task, args, output):
-        weights = term_weights(options, options.distill, args[1]) if stage.is_main else {}
-        terms = {name: weight * output.terms[name].item() for name, weight in weights.items()}
+        weights = term_weights(options, options.distill, task.ramp) if stage.is_main else {}
+        terms = {
+            name: float(weight * output.terms[name].detach()) for name, weight in weights.items()
+        }
         own = 0.0 if options.distill == "kd" else terms.get(options.distill, 0.0)
         kd = terms.get("kd", 0.0)
         step = {"total": output.loss.item()}

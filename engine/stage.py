@@ -1,0 +1,72 @@
+"""A stage of a run: what is trained, by which optimizer, at which rate, how long."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from engine.objective import Distillation, FirstStage, Task
+from engine.recipe import RecipeOptions, Schedule
+
+
+@dataclass
+class Stage:
+    """One stage of a run: what is trained, by which optimizer, at which rate, how long."""
+
+    name: str  # "first" or "main"
+    task: Task
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    schedule: Schedule
+    epochs: int
+    clip_grad: float = 0.0  # largest norm of the gradient; 0 for any
+
+    @property
+    def is_main(self) -> bool:
+        """Whether the student itself is trained, evaluated and kept."""
+        return self.name == "main"
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the stage changes."""
+        return {
+            "task": self.task.training_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state` gave."""
+        self.task.load_training_state(state["task"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def main_stage(task: Task, schedule: Schedule, recipe: RecipeOptions) -> Stage:
+    """Train all parameters of a task that have a gradient, by the recipe."""
+    optimizer = sgd(task.parameters(), schedule(1), recipe)
+    scaler = task.numerics.scaler()
+    return Stage("main", task, optimizer, scaler, schedule, recipe.epochs, recipe.clip_grad)
+
+
+def first_stage(
+    task: Distillation, rate: float, recipe: RecipeOptions, epochs: int
+) -> Stage | None:
+    """What the method trains before the student's own turn, at a constant rate; None for most.
+
+    `rate` is that of the run; a method may have a rate of its own.
+    """
+    stage = FirstStage(task)
+    if not stage.parameters_trained:
+        return None
+    schedule = Schedule(task.method.first_stage_rate(rate))
+    optimizer = sgd(stage.parameters_trained, schedule.start, recipe)
+    scaler = task.numerics.scaler()
+    return Stage("first", stage, optimizer, scaler, schedule, epochs, recipe.clip_grad)
+
+
+def sgd(parameters, rate: float, recipe: RecipeOptions) -> torch.optim.SGD:
+    trained = [p for p in parameters if p.requires_grad]
+    return torch.optim.SGD(
+        trained, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+    )
