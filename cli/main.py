@@ -31,7 +31,7 @@ def main(command: Callable[[Sequence[str]], Any]) -> None:
                 print(f"error: {one_line(error)}", file=sys.stderr)
             raise SystemExit(2) from None
         except BrokenPipeError:  # whoever read the output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_output()
             raise SystemExit(1) from None
         except BaseException as error:
             if distributed.is_loss_of_a_process(error):
@@ -42,10 +42,15 @@ def main(command: Callable[[Sequence[str]], Any]) -> None:
             if is_loss_of_a_reader(error):
                 print(KILLED, file=sys.stderr)
                 raise SystemExit(1) from None
-            if not interrupted(error):
-                raise
-            print(f"stopped; {ON}", file=sys.stderr)
-            raise SystemExit(130) from None
+            if interrupted(error):
+                print(f"stopped; {ON}", file=sys.stderr)
+                raise SystemExit(130) from None
+            if isinstance(error, OSError):
+                if distributed.reports_errors():
+                    print(f"error: {what_failed(error)}", file=sys.stderr)
+                drop_output()
+                raise SystemExit(1) from None
+            raise
 
 
 def interrupted(error: BaseException | None) -> bool:
@@ -53,6 +58,20 @@ def interrupted(error: BaseException | None) -> bool:
     return isinstance(error, KeyboardInterrupt) or (
         error is not None and interrupted(error.__context__)
     )
+
+
+def what_failed(error: OSError) -> str:
+    """What the machine refused, and of which file."""
+    what = one_line(f"{error.filename or 'reading or writing'}: {error.strerror or error}")
+    return f"{what}; once that is mended {ON}"
+
+
+def drop_output() -> None:
+    """Forget what is not printed yet where it cannot be printed: else it fails again at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show_warning(message, *_, **__) -> None:

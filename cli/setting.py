@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -13,6 +14,7 @@ from dataset.subset import AnySet, take_fraction
 from engine.device import Numerics, start
 from engine.distributed import local_main_process_first, on_main_process, rank, world_size
 from engine.recipe import Schedule, make_schedule
+from helper.files import check_writable
 from helper.options import Resolved
 from models.any import build, check_name, learning_rate
 from models.base import Classifier
@@ -68,6 +70,7 @@ def make_setting(options: Resolved, model: str) -> Setting:
     check_name(network)
     rate = learning_rate(network)
     schedule = make_schedule(options, rate)
+    check_writable(Path(options.save_dir), "--save_dir")  # before the data, which may take minutes
     numerics = start(options)
     whole = load_data(options)
     known_as = on_main_process(lambda: fingerprint(whole))

@@ -29,7 +29,7 @@ from cli.words import explain_unknown, strip_help
 from distiller_zoo import VIEWS
 from engine.recipe import in_proportion
 from helper.errors import UserError
-from helper.files import write_whole
+from helper.files import check_output, write_whole
 from helper.options import Parser, option
 from runs.results import Result, read_result
 from runs.table import Column, csv_table, escaped, filled, markdown_table, spread, text_table
@@ -65,6 +65,8 @@ class CompareOptions:
 def compare(argv: Sequence[str]) -> None:
     """Command line -> the table, on standard output or in a file."""
     arguments, options = parse(argv)
+    if options.out:
+        check_output(Path(options.out), "--out")
     notes: list[str] = []
     runs = read_runs(run_folders(arguments, notes), notes)
     if not runs:
@@ -81,7 +83,7 @@ def compare(argv: Sequence[str]) -> None:
         below = [*footer(columns, notes), *places(arguments)]
         text = "\n".join([text_table(columns), "", *below]) + "\n"
     if options.out:
-        write(Path(options.out), text)
+        write_whole(Path(options.out), lambda file: file.write(text.encode()))
         print(f"{options.out}: {len(rows)} rows, {len(runs)} runs")
     else:
         print(text, end="")
@@ -107,7 +109,8 @@ def parse(argv: Sequence[str]) -> tuple[list[str], CompareOptions]:
     typed = vars(known)
     names = {f.name for f in fields(CompareOptions)}
     options = CompareOptions(**{name: typed[name] for name in names & typed.keys()})
-    return typed.get("folders") or ["save"], options
+    folders = {os.path.realpath(folder): folder for folder in reversed(typed.get("folders", []))}
+    return list(reversed(folders.values())) or ["save"], options
 
 
 # ---- from folders to rows
@@ -119,7 +122,9 @@ def run_folders(arguments: Sequence[str], notes: list[str]) -> list[Path]:
     for argument in arguments:
         noted, inside = len(notes), list(search(Path(argument), notes))
         if not inside and len(notes) == noted:
-            notes.append(f"not read: {argument} (no run.json in it or below)")
+            notes.append(
+                f"not read: {argument} (no run.json in it or below; hidden folders were left out)"
+            )
         for folder in inside:
             found.setdefault(os.path.realpath(folder), folder)
     return list(found.values())
@@ -351,16 +356,6 @@ def places(arguments: Sequence[str]) -> list[str]:
         *(f"  {argument}" for argument in arguments),
         f"TensorBoard: .venv/bin/tensorboard --logdir {logs}",
     ]
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file; UserError where that cannot be."""
-    if path.exists() and not path.is_file():
-        raise UserError(f"--out {path} is no regular file: give another name")
-    try:
-        write_whole(path, lambda file: file.write(text.encode()))
-    except OSError as error:
-        raise UserError(f"cannot write to --out {path} ({error.strerror})") from None
 
 
 if __name__ == "__main__":

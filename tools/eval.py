@@ -28,7 +28,7 @@ from engine.device import prepare, start
 from engine.distributed import is_main_process, rank, world_size
 from engine.evaluate import evaluate
 from helper.errors import UserError
-from helper.files import sha256, write_json
+from helper.files import check_output, sha256, write_json
 from runs import checkpoint
 
 
@@ -37,6 +37,8 @@ def evaluate_checkpoint(argv: Sequence[str]) -> dict[str, Any]:
     options = parse_eval(argv)
     if not options.ckpt:
         raise UserError("no -c: give the checkpoint to evaluate")
+    if options.json:
+        check_output(Path(options.json), "--json")
     numerics = start(options)
     name = options.model or checkpoint.network_of(options.ckpt, "-m")
     data = as_trained(load_data(options), options.ckpt)

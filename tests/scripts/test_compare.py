@@ -133,6 +133,22 @@ def test_a_folder_given_in_several_ways_is_one_run(tmp_path, table, monkeypatch)
     assert table() == [row], "without an argument, the runs in save/"
 
 
+def test_a_place_given_twice_is_named_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    new(tmp_path / "a", 90.0, 91.0)
+    compare.compare(["a", "a", "a/"])
+    below = capsys.readouterr().out.partition("Checkpoints and logs are in\n")[2]
+    assert below.splitlines() == ["  a", "TensorBoard: .venv/bin/tensorboard --logdir a"]
+
+
+def test_runs_in_hidden_folders_are_said_to_be_left_out(tmp_path, capsys):
+    new(tmp_path / ".hidden" / "a", 90.0, 91.0)
+    with pytest.raises(UserError, match="no run.json in it or below; hidden folders were left out"):
+        compare.compare([str(tmp_path)])
+    compare.compare([str(tmp_path / ".hidden")])
+    assert "90.00" in capsys.readouterr().out
+
+
 def test_links_in_a_circle_are_followed_once(tmp_path):
     new(tmp_path / "runs/a", 90.0, 91.0)
     (tmp_path / "runs/again").symlink_to(tmp_path)
@@ -334,7 +350,7 @@ def test_what_cannot_be_shown_is_listed_below(tmp_path, capsys):
         f"not read: {foreign} (": "is no summary of a run",
         f"not read: {hollow} (": "test_acc",
         f"not read: {wrong} (": "an accuracy of nan",
-        f"not read: {tmp_path}/empty (no run.json in it or below)": "",
+        f"not read: {tmp_path}/empty (no run.json in it or below; ": "",
         f"not read: {tmp_path}/nowhere (No such file or directory)": "",
     }
     assert len(notes) == len(expected)
@@ -371,9 +387,9 @@ def test_bad_words(tmp_path):
         compare.compare([folder, "--srt", "last"])
     with pytest.raises(UserError, match="invalid choice: 'loss'"):
         compare.compare([folder, "--sort", "loss"])
-    with pytest.raises(UserError, match="is no regular file"):
+    with pytest.raises(UserError, match="is a folder: give the name of a file"):
         compare.compare([folder, "--out", str(tmp_path)])
-    with pytest.raises(UserError, match="cannot write to --out"):
+    with pytest.raises(UserError, match="cannot write to .*: give another --out"):
         compare.compare([folder, "--out", f"{folder}/run.json/table.txt"])
 
 
