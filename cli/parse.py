@@ -71,10 +71,24 @@ def parse_eval(argv: Sequence[str]) -> Resolved:
     use_it = trained_on in DATASETS and "dataset" not in ahead
     classes, typed = parse(general, [*argv, *([f"--dataset={trained_on}"] * use_it)], about)
     options = {"image_size": known.get("image_size"), **known.get("data_options", {})}
-    same_set = trained_on == typed.get("dataset", DataOptions.dataset)
-    names = {f.name for f in fields(data_set(typed).Options)} if same_set else set()
-    layer = {name: value for name, value in options.items() if name in names}
+    layer = {}
+    if trained_on == typed.get("dataset", DataOptions.dataset):
+        with config.in_file(ahead["ckpt"]):
+            layer = read_said(data_set(typed).Options, options)
     return resolve(classes, ("checkpoint", layer), ("typed", typed))
+
+
+def read_said(cls: type, said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of the options of a class, read as if it were typed: with the same bounds.
+
+    Where to write is not for a file to say.
+    """
+    parser = Parser()
+    parser.add(cls)
+    names = {f.name for f in fields(cls)} - {"cache_dir"}
+    known = {k: said[k] for k in said.keys() & names if said[k] is not None}
+    texts = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in known.items()}
+    return read_words(parser, [f"--{name}={text}" for name, text in texts.items()])
 
 
 def parse_student(argv: Sequence[str]) -> StudentResolved:

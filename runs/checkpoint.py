@@ -2,9 +2,13 @@
 
 import argparse
 import collections
+import hashlib
+import math
+import os
 import pickle
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from helper.errors import UserError
-from helper.files import write_whole
+from helper.files import sha256, write_whole
 from models import MODELS
 
 # What RepDistiller-format files hold beside tensors and plain containers.
@@ -20,22 +24,34 @@ HARMLESS = [argparse.Namespace, collections.OrderedDict, collections.defaultdict
 
 UNSAFE = re.compile(r"unsupported (?:global|class)[: ]+(?:global )?([\w.]+)", re.IGNORECASE)
 
+SEAL, DIGITS = b"sha256 ", 64  # the comment of the zip that torch.save writes: its very end
+
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint, never half of one."""
-    write_whole(path, lambda file: torch.save(content, file))
+    """Write a checkpoint, never half of one. Its end is the sha256 of all that stands before."""
+
+    def write(file):
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # what the disk said
+                raise error.__context__ from None
+            raise
+        file.seek(-2, os.SEEK_END)  # the length of the zip's comment
+        file.write((len(SEAL) + DIGITS).to_bytes(2, "little") + SEAL)
+        file.seek(0)
+        file.write(hashlib.file_digest(file, "sha256").hexdigest().encode())
+
+    write_whole(path, write)
 
 
 def load(path: str | Path) -> Any:
     """Read a checkpoint file onto the CPU; UserError where it is missing, broken or unsafe."""
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"no checkpoint {path}: give the path of a .pth file")
-    if path.is_dir():
-        names = sorted(p.name for p in path.glob("*.pth"))
-        found = [name for name in names if not name.startswith(("resume.", "memories_"))]
-        listed = f"one of its files: {', '.join(found)}" if found else "a .pth file; it holds none"
-        raise UserError(f"{path} is a folder: give {listed}")
+    try:
+        check_file(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
     try:
         with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -45,15 +61,52 @@ def load(path: str | Path) -> Any:
                 f"{path} would run code when loaded ({found[1]}): refused; save its weights alone"
             ) from None
         raise broken(path) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError):
+    except Exception:  # whatever broken bytes lead to
         raise broken(path) from None
-    except (AttributeError, AssertionError, UnicodeDecodeError):
-        raise broken(path) from None
+
+
+def check_file(path: Path) -> None:
+    """UserError unless there is a file, with the bytes that were written."""
+    if not path.exists():
+        raise UserError(f"no checkpoint {path}: give the path of a .pth file")
+    if path.is_dir():
+        names = sorted(p.name for p in path.glob("*.pth"))
+        found = [name for name in names if not name.startswith(("resume.", "memories_"))]
+        listed = f"one of its files: {', '.join(found)}" if found else "a .pth file; it holds none"
+        raise UserError(f"{path} is a folder: give {listed}")
+    if not path.is_file():
+        raise UserError(f"{path} is no regular file: give the path of a .pth file")
+    if not is_as_written(path):
+        raise broken(path)
+
+
+def is_as_written(path: Path) -> bool:
+    """Whether the checksums of a file are right: its sha256, else those of a zip's entries.
+
+    What torch.save wrote before it wrote zips has none.
+    """
+    with open(path, "rb") as file:
+        start, size = file.read(4), file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - len(SEAL) - DIGITS))
+        end = file.read()
+    if end.startswith(SEAL):
+        return sha256(path, size - DIGITS).encode() == end[len(SEAL) :]
+    if start != b"PK\3\4":
+        return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            # Else it is no file of torch.save, and may be endless, or an entry be passed over.
+            plain = not any(entry.compress_type or entry.external_attr for entry in entries)
+            within = sum(entry.file_size for entry in entries) <= size
+            return plain and within and archive.testzip() is None
+    except Exception:  # whatever broken bytes lead to
+        return False
 
 
 def broken(path: Path) -> UserError:
     return UserError(
-        f"{path} is no checkpoint, or a truncated one ({path.stat().st_size:,} bytes): "
+        f"{path} is no checkpoint, or a damaged one ({path.stat().st_size:,} bytes): "
         "copy or train it again"
     )
 
@@ -71,8 +124,17 @@ def weights_of(path: str | Path) -> dict[str, Tensor]:
             break
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path} holds no weights: expected a dict with a state dict under 'model'")
-    if not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path} holds no weights: its entries are {', '.join(map(str, content))}")
+    for key, value in content.items():
+        if not isinstance(key, str):
+            raise UserError(f"{path} holds no weights: it has keys of type {type(key).__name__}")
+        if not isinstance(value, Tensor):
+            entries = [key for key in content if isinstance(key, str)]
+            more = ", ..." if len(entries) > 9 else ""
+            raise UserError(
+                f"{path} holds no weights: its entries are {', '.join(entries[:9])}{more}"
+            )
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            raise UserError(f"{path} holds no plain numbers under {key}: save it as a dense tensor")
     return {k.removeprefix("module.").removeprefix("_orig_mod."): v for k, v in content.items()}
 
 
@@ -88,21 +150,22 @@ def load_weights(network: nn.Module, path: str | Path, name: str) -> None:
 def load_into(network: nn.Module, weights: Mapping[str, Tensor], path, name: str) -> None:
     """The same of weights that were read from `path` already."""
     own = network.state_dict()
+    counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
+    weights = {**counters, **weights}
     check_fit(own, weights, path, name)
-    network.load_state_dict({k: weights.get(k, own[k]) for k in own})
+    network.load_state_dict(weights)
 
 
 def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], path, name: str) -> None:
     """UserError that says in one line why `weights`, from `path`, cannot be those of `name`."""
-    missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
+    missing = [k for k in own if k not in weights]
     extra = [k for k in weights if k not in own]
-    reshaped = [k for k in own if k in weights and own[k].shape != weights[k].shape]
+    reshaped = [k for k in own if k in weights and shape_and_kind(own[k], weights[k])]
     problems = []
     if reshaped:
         key = reshaped[0]
-        problems.append(
-            f"{key} is {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in {name}"
-        )
+        there, here = shape_and_kind(own[key], weights[key])
+        problems.append(f"{key} is {there} in the file, {here} in {name}")
     if missing:
         problems.append(f"{missing[0]} {tuple(own[missing[0]].shape)} is missing")
     if extra:
@@ -113,13 +176,25 @@ def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], path, na
         raise UserError(f"{path}{describe(path)} does not fit {name}: {'; '.join(problems)}{more}")
 
 
+def shape_and_kind(own: Tensor, given: Tensor) -> tuple[str, str] | None:
+    """How a tensor differs from the one whose place it takes: ('(3,)', '(4,)'); None where not.
+
+    A number with a fraction and one without are no substitute for one another, but for a counter.
+    """
+    if own.shape != given.shape:
+        return str(tuple(given.shape)), str(tuple(own.shape))
+    if given.is_floating_point() != own.is_floating_point() and own.dim():
+        return str(given.dtype), str(own.dtype)
+    return None
+
+
 def describe(path: str | Path) -> str:
     """What a checkpoint says of itself: ' (resnet20 with 10 classes)'; empty where it is silent."""
-    content = load(path)
-    if not isinstance(content, Mapping) or not (known := content.get("model_name")):
+    known = said_by(path)
+    if "model_name" not in known:
         return ""
-    classes = content.get("classes")
-    return f" ({known} with {len(classes)} classes)" if classes else f" ({known})"
+    classes = f" with {len(known['classes'])} classes" if "classes" in known else ""
+    return f" ({known['model_name']}{classes})"
 
 
 def model_name(path: str | Path) -> str | None:
@@ -127,19 +202,25 @@ def model_name(path: str | Path) -> str | None:
 
     RepDistiller's folders start with the name: `wrn_40_2_vanilla`, `resnet20_cifar10_trial_1`.
     """
-    path = Path(path)
-    content = load(path)
-    if isinstance(content, Mapping) and isinstance(content.get("model_name"), str):
-        return content["model_name"]
-    folder = path.absolute().parent.name
+    if known := said_by(path).get("model_name"):
+        return known
+    folder = Path(path).absolute().parent.name
     fitting = [name for name in MODELS if f"{folder}_".startswith(f"{name}_")]
     return max(fitting, key=len, default=None)
 
 
 def network_of(path: str | Path, flag: str) -> str:
-    """The same, or UserError that asks for the flag that says it."""
+    """The same, or UserError that asks for the flag that says it.
+
+    A file's word is never taken for a function to import: that would run code of its choice.
+    """
     if not (name := model_name(path)):
         raise UserError(f"{path} does not say which network it is of: give its name with {flag}")
+    if ":" in name and not name.startswith(INSTALLED):
+        raise UserError(
+            f"{path} says that it is of {name}, a function of somebody's module, which a file "
+            f"cannot have run: {flag} {name} where it is yours"
+        )
     return name
 
 
@@ -148,9 +229,62 @@ def data_of(path: str | Path) -> dict[str, Any]:
 
     `dataset`, `data_options`, `data` (the set's name), `classes`, `image_size`, `mean`, `std`.
     """
+    return {name: value for name, value in said_by(path).items() if name != "model_name"}
+
+
+def said_by(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint says of its network and its data; UserError where that cannot be."""
     content = load(path)
     if not isinstance(content, Mapping):
         return {}
-    names = ("dataset", "data_options", "data", "classes", "image_size", "mean", "std")
-    names += ("fingerprint",)
-    return {name: content[name] for name in names if name in content}
+    known = {name: content[name] for name in SAID if name in content}
+    for name, value in known.items():
+        if not SAID[name](value):
+            raise UserError(
+                f"{path} says something of its {name} that cannot be: save its weights alone, "
+                "as {'model': state_dict}"
+            )
+    return known
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= LONGEST
+
+
+def is_count(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**31
+
+
+def are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_text, value))
+
+
+def are_channels(value: Any) -> bool:
+    """Whether it is a number for each of red, green and blue."""
+    numbers = isinstance(value, list) and all(type(x) in (int, float) for x in value)
+    return numbers and len(value) == 3 and all(map(math.isfinite, value))
+
+
+def is_option(entry: tuple[Any, Any]) -> bool:
+    """Whether it is the name and the value of an option: None, a word, a number, or a list."""
+    name, value = entry
+    return is_text(name) and all(
+        one is None or is_text(one) or (isinstance(one, (int, float)) and abs(one) < 2**63)
+        for one in (value if isinstance(value, list) else [value])
+    )
+
+
+LONGEST = 1000  # characters of a name
+INSTALLED = ("torchvision:", "timm:")
+# What a checkpoint may say of itself, and what that has to be.
+SAID: dict[str, Callable[[Any], bool]] = {
+    "model_name": is_text,
+    "dataset": is_text,
+    "data": is_text,
+    "fingerprint": is_text,
+    "classes": are_texts,
+    "image_size": is_count,
+    "mean": are_channels,
+    "std": lambda value: are_channels(value) and min(value) > 0,
+    "data_options": lambda value: isinstance(value, dict) and all(map(is_option, value.items())),
+}

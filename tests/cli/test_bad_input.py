@@ -67,9 +67,9 @@ LINES = [
     # checkpoints
     (f"{STUDENT} --path_t nowhere.pth", "no checkpoint nowhere.pth"),
     (f"{STUDENT} --path_t empty", "empty is a folder: give a .pth file; it holds none"),
-    (f"{STUDENT} --path_t text.pth", "text.pth is no checkpoint, or a truncated one"),
+    (f"{STUDENT} --path_t text.pth", "text.pth is no checkpoint, or a damaged one"),
     (f"{STUDENT} --path_t void.pth", r"void.pth is no checkpoint.*\(0 bytes\)"),
-    (f"{STUDENT} --path_t cut.pth", "cut.pth is no checkpoint, or a truncated one"),
+    (f"{STUDENT} --path_t cut.pth", "cut.pth is no checkpoint, or a damaged one"),
     (f"{STUDENT} --path_t code.pth", "code.pth would run code when loaded .*refused"),
     (f"{STUDENT} --path_t numbers.pth --model_t resnet8", "numbers.pth holds no weights"),
     (f"{STUDENT} --path_t bare.pth", "bare.pth does not say which network.*--model_t"),
@@ -222,7 +222,7 @@ def test_broken_resume_file(here, run, fails):
     folder = only(here / "save" / "models")
     stopped(folder)
     (folder / "resume.pth").write_bytes(b"half")
-    assert "resume.pth is no checkpoint, or a truncated one" in fails(f"{TEACHER} --resume")
+    assert "resume.pth is no checkpoint, or a damaged one" in fails(f"{TEACHER} --resume")
     torch.save({"model": {}}, folder / "resume.pth")
     assert "resume.pth is no resume file" in fails(f"{TEACHER} --resume")
 
