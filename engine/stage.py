@@ -38,8 +38,14 @@ class Stage:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Put back what `state` gave."""
         self.task.load_training_state(state["task"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        groups = self.optimizer.state_dict()["param_groups"]  # rates are the schedule's
+        stored = state["optimizer"]["state"]
+        self.optimizer.load_state_dict({"state": stored, "param_groups": groups})
+        for parameter, buffers in self.optimizer.state.items():
+            for name, value in buffers.items():  # fused steps need the layout of the parameter
+                buffers[name] = torch.empty_like(parameter).copy_(value)
+        if state["scaler"].keys() == self.scaler.state_dict().keys():  # none of --amp off
+            self.scaler.load_state_dict(state["scaler"])
 
 
 def main_stage(task: Task, schedule: Schedule, recipe: RecipeOptions) -> Stage:

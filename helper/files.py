@@ -63,6 +63,17 @@ def replace_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.close(folder)
 
 
+def append(path: Path, content: bytes) -> None:
+    """Add to a file; it is on disk when this returns. An OSError says which file it is."""
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, never half of one."""
     text = json.dumps(content, indent=2, default=str) + "\n"

@@ -3,26 +3,42 @@
 import argparse
 import collections
 import hashlib
-import math
 import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from helper.errors import UserError
 from helper.files import sha256, write_whole
 from models import MODELS
+from runs.forms import Form, are_channels, are_options, are_texts, is_count, is_text, wrong_in
 
 # What RepDistiller-format files hold beside tensors and plain containers.
 HARMLESS = [argparse.Namespace, collections.OrderedDict, collections.defaultdict]
 
 UNSAFE = re.compile(r"unsupported (?:global|class)[: ]+(?:global )?([\w.]+)", re.IGNORECASE)
+
+# What a checkpoint may say of itself.
+SAID: dict[str, Form] = {
+    "model_name": is_text,
+    "dataset": is_text,
+    "data": is_text,
+    "fingerprint": is_text,
+    "classes": are_texts,
+    "image_size": is_count,
+    "mean": are_channels,
+    "std": lambda value: are_channels(value) and min(value) > 0,
+    "data_options": are_options,
+}
+
+INSTALLED = ("torchvision:", "timm:")  # prefixes of networks that a file may name
 
 SEAL, DIGITS = b"sha256 ", 64  # the comment of the zip that torch.save writes: its very end
 
@@ -124,18 +140,23 @@ def weights_of(path: str | Path) -> dict[str, Tensor]:
             break
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path} holds no weights: expected a dict with a state dict under 'model'")
-    for key, value in content.items():
+    check_tensors(content, path)
+    return {k.removeprefix("module.").removeprefix("_orig_mod."): v for k, v in content.items()}
+
+
+def check_tensors(weights: Mapping[Any, Any], path: str | Path) -> None:
+    """UserError unless names lead to tensors of plain numbers."""
+    for key, value in weights.items():
         if not isinstance(key, str):
             raise UserError(f"{path} holds no weights: it has keys of type {type(key).__name__}")
         if not isinstance(value, Tensor):
-            entries = [key for key in content if isinstance(key, str)]
+            entries = [key for key in weights if isinstance(key, str)]
             more = ", ..." if len(entries) > 9 else ""
             raise UserError(
                 f"{path} holds no weights: its entries are {', '.join(entries[:9])}{more}"
             )
-        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+        if not is_plain(value):
             raise UserError(f"{path} holds no plain numbers under {key}: save it as a dense tensor")
-    return {k.removeprefix("module.").removeprefix("_orig_mod."): v for k, v in content.items()}
 
 
 def load_weights(network: nn.Module, path: str | Path, name: str) -> None:
@@ -174,6 +195,38 @@ def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], path, na
         rest = len(missing) + len(extra) + len(reshaped) - len(problems)
         more = f" (and {rest} more)" if rest else ""
         raise UserError(f"{path}{describe(path)} does not fit {name}: {'; '.join(problems)}{more}")
+
+
+def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any], path: Path) -> None:
+    """UserError unless `state`, from `path`, has a momentum for what this optimizer trains.
+
+    torch compares neither shapes nor types, and fused steps write beyond what is too small.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    stored, momentum = state.get("state"), optimizer.param_groups[0]["momentum"]
+    fits = isinstance(stored, dict) and bool(stored) == bool(momentum)
+    for place, buffers in stored.items() if fits else ():
+        fits = fits and type(place) is int and 0 <= place < len(parameters)
+        fits = fits and isinstance(buffers, dict) and list(buffers) == ["momentum_buffer"]
+        fits = fits and is_like(buffers["momentum_buffer"], parameters[place])
+    if not fits:
+        raise UserError(
+            f"{path} has another optimizer's state than this run's: --overwrite to start it anew"
+        )
+
+
+def is_like(value: Any, own: Tensor) -> bool:
+    """Whether it is a tensor of plain numbers that can take the place of another."""
+    return (
+        isinstance(value, Tensor)
+        and is_plain(value)
+        and (value.shape, value.dtype) == (own.shape, own.dtype)
+    )
+
+
+def is_plain(value: Tensor) -> bool:
+    """Whether it holds its numbers one by one: it is not sparse, quantized or without storage."""
+    return value.layout == torch.strided and not value.is_meta and not value.is_quantized
 
 
 def shape_and_kind(own: Tensor, given: Tensor) -> tuple[str, str] | None:
@@ -235,56 +288,11 @@ def data_of(path: str | Path) -> dict[str, Any]:
 def said_by(path: str | Path) -> dict[str, Any]:
     """What a checkpoint says of its network and its data; UserError where that cannot be."""
     content = load(path)
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict) or all(isinstance(v, Tensor) for v in content.values()):
         return {}
-    known = {name: content[name] for name in SAID if name in content}
-    for name, value in known.items():
-        if not SAID[name](value):
-            raise UserError(
-                f"{path} says something of its {name} that cannot be: save its weights alone, "
-                "as {'model': state_dict}"
-            )
-    return known
-
-
-def is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= LONGEST
-
-
-def is_count(value: Any) -> bool:
-    return type(value) is int and 0 < value < 2**31
-
-
-def are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(is_text, value))
-
-
-def are_channels(value: Any) -> bool:
-    """Whether it is a number for each of red, green and blue."""
-    numbers = isinstance(value, list) and all(type(x) in (int, float) for x in value)
-    return numbers and len(value) == 3 and all(map(math.isfinite, value))
-
-
-def is_option(entry: tuple[Any, Any]) -> bool:
-    """Whether it is the name and the value of an option: None, a word, a number, or a list."""
-    name, value = entry
-    return is_text(name) and all(
-        one is None or is_text(one) or (isinstance(one, (int, float)) and abs(one) < 2**63)
-        for one in (value if isinstance(value, list) else [value])
-    )
-
-
-LONGEST = 1000  # characters of a name
-INSTALLED = ("torchvision:", "timm:")
-# What a checkpoint may say of itself, and what that has to be.
-SAID: dict[str, Callable[[Any], bool]] = {
-    "model_name": is_text,
-    "dataset": is_text,
-    "data": is_text,
-    "fingerprint": is_text,
-    "classes": are_texts,
-    "image_size": is_count,
-    "mean": are_channels,
-    "std": lambda value: are_channels(value) and min(value) > 0,
-    "data_options": lambda value: isinstance(value, dict) and all(map(is_option, value.items())),
-}
+    if wrong := wrong_in(content, SAID, complete=False):
+        raise UserError(
+            f"{path} says what cannot be ({wrong}): save its weights alone, as "
+            "{'model': state_dict}"
+        )
+    return {name: content[name] for name in SAID if name in content}

@@ -112,7 +112,7 @@ class Experiment:
                 tuple(stored["unusual"]),
                 int(stored["trial"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"no experiment is described there ({error!r})") from None
 
 

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,18 @@ from helper.errors import UserError
 from helper.files import write_json
 from runs import checkpoint, logs
 from runs.experiment import Experiment
+from runs.forms import (
+    Form,
+    are_numbers,
+    are_options,
+    is_count,
+    is_dict,
+    is_number,
+    is_text,
+    is_whole,
+    wrong_in,
+)
+from runs.logs import is_epoch
 
 SCHEMA = 2  # of run.json and resume.pth; files without one are of the first release
 NEW, STOPPED, FINISHED = "new", "running", "finished"  # what a folder holds, as run.json says it
@@ -39,6 +52,10 @@ class RunFolder:
         return self.path / "resume.pth"
 
     @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
     def summary_file(self) -> Path:
         return self.path / "run.json"
 
@@ -50,6 +67,9 @@ class RunFolder:
         """
         if resume and overwrite:
             raise UserError("--resume and --overwrite contradict each other: give one of them")
+        for path in self._own_files():
+            if path.is_dir():
+                raise UserError(f"{path} is a folder, which no run makes: move it away")
         if overwrite:
             return NEW
         if not self.summary_file.exists():
@@ -62,11 +82,10 @@ class RunFolder:
         summary = self.read_summary()
         self._check_same(summary.get("experiment"), self.summary_file)
         if summary.get("status") == FINISHED:
-            if not any(self.path.glob("*_last.pth")):
-                raise UserError(f"{self.path} is finished, but its weights are gone: {START_ANEW}")
+            self._check_weights(summary)
             return FINISHED
         if not self.resume_file.exists():  # within its first epoch a run has nothing to lose
-            if len(logs.read_lines(self.path / "metrics.jsonl")) > 1:
+            if len(logs.read_lines(self.metrics_file)) > 1:
                 raise UserError(
                     f"{self.path} holds a run whose resume.pth is gone: {START_ANEW}, "
                     "another --save_dir to leave it"
@@ -81,7 +100,7 @@ class RunFolder:
     def check_free(self) -> None:
         """UserError that says who writes here, where somebody does."""
         if self.path.is_dir():
-            with suppress(PermissionError):  # `open` says what is wrong with the folder
+            with suppress(OSError):  # `open` says what is wrong with the folder
                 self._acquire()
                 self._release()
 
@@ -89,8 +108,8 @@ class RunFolder:
         """Which stopped run beside this one differs from it least, and in what; "" for none."""
         found = []
         for file in self.path.parent.glob("*/run.json"):
-            with suppress(UserError, OSError, ValueError, AttributeError):
-                summary = json.loads(file.read_text())
+            with suppress(UserError):
+                summary = read_summary(file)
                 other = Experiment.from_dict(summary.get("experiment"))
                 alike = (
                     other.title == self.experiment.title and other.trial == self.experiment.trial
@@ -104,17 +123,25 @@ class RunFolder:
 
     def read_summary(self) -> dict[str, Any]:
         """What run.json says; UserError where it is broken or of an earlier release."""
-        try:
-            summary = json.loads(self.summary_file.read_text())
-            schema = summary.get("schema", 1)
-        except (OSError, ValueError, AttributeError):
-            raise UserError(f"{self.summary_file} cannot be read: {START_ANEW}") from None
-        if schema != SCHEMA:
+        summary = read_summary(self.summary_file)
+        if (schema := summary.get("schema", 1)) != SCHEMA:
             raise UserError(
                 f"{self.path} holds a run of another release (its run.json has schema {schema}, "
                 f"here it is {SCHEMA}): another --save_dir to leave it, {START_ANEW}"
             )
         return summary
+
+    def _check_weights(self, summary: Mapping[str, Any]) -> None:
+        """UserError unless the weights of a finished run are there."""
+        for path in self.path.glob("*_last.pth"):
+            content = checkpoint.load(path)
+            if isinstance(content, dict) and content.get("experiment") == summary.get("digest"):
+                return
+        raise UserError(f"{self.path} is finished, but its weights are gone: {START_ANEW}")
+
+    def check_exists(self) -> None:
+        """An OSError where the folder was taken away: it is not made anew with half a run in it."""
+        self.path.stat()
 
     @contextmanager
     def open(self, resume: bool, overwrite: bool) -> Iterator[dict[str, Any]]:
@@ -213,10 +240,13 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Remove what an earlier run left in this folder, and nothing else."""
-        for pattern in OWN_FILES:
-            for path in self.path.glob(pattern):
-                path.unlink()
+        for path in self._own_files():
+            path.unlink()
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+
+    def _own_files(self) -> list[Path]:
+        """What runs made in this folder, in the order to remove it."""
+        return [path for pattern in OWN_FILES for path in self.path.glob(pattern)]
 
     def _check_same(self, stored: Mapping[str, Any] | None, file: Path) -> None:
         """UserError that names what differs unless `stored` is this experiment."""
@@ -231,10 +261,12 @@ class RunFolder:
             )
 
     def _read_state(self) -> dict[str, Any]:
+        """What resume.pth says; UserError where a run cannot have written it."""
         state = checkpoint.load(self.resume_file)
-        needed = {"stage", "epoch", "task", "optimizer", "scaler", "last", "best", "seconds"}
-        if not isinstance(state, dict) or not needed | {"experiment"} <= state.keys():
-            raise UserError(f"{self.resume_file} is no resume file: {START_ANEW}")
+        if isinstance(state, dict) and "history" not in state:  # of an earlier release
+            state["history"] = self._read_history(state)
+        if wrong := wrong_in(state, STATE) or wrong_in_progress(state):
+            raise UserError(f"{self.resume_file} is no resume file ({wrong}): {START_ANEW}")
         self._check_same(state["experiment"], self.resume_file)
         if "memories" in state:
             state["task"].update(self._read_memories(state))
@@ -251,3 +283,86 @@ class RunFolder:
         if not known or any(content.get(name) != state[name] for name in SHARED):
             raise UserError(f"{path} is of another run or epoch than resume.pth: {START_ANEW}")
         return content["task"]
+
+    def _read_history(self, state: Mapping[str, Any]) -> list[dict[str, float]]:
+        """The epochs that are done, where resume.pth has no more than the best and the last."""
+        ends = [state.get("best"), state.get("last")]
+        if not all(are_numbers(end) and is_count(end.get("epoch")) for end in ends):
+            return []
+        done = ends[-1]["epoch"]
+        lines = logs.read_lines(self.metrics_file)[:done]
+        epochs = {line["epoch"]: line for line in (*lines, *ends)}
+        if len(epochs) < done:
+            warnings.warn(
+                f"{self.metrics_file} lacks {done - len(epochs)} of {done} epochs, which are lost",
+                stacklevel=2,
+            )
+        return [epochs[number] for number in sorted(epochs)]
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """What a run.json says, of any release; UserError where no run can have written it."""
+    try:
+        summary = json.loads(path.read_bytes())
+        wrong = wrong_in(summary, SUMMARY, complete=False)
+    except OSError as error:
+        wrong = error.strerror
+    except (ValueError, RecursionError) as error:
+        wrong = f"it is no JSON: {error}"
+    if wrong:
+        raise UserError(f"{path} cannot be read ({wrong}): start that run anew with --overwrite")
+    return summary
+
+
+def wrong_in_progress(state: Mapping[str, Any]) -> str:
+    """What does not fit together in a resume file; "" where all does."""
+    done = state["epoch"] if state["stage"] == "main" else 0
+    last, best, history = state["last"], state["best"], state["history"]
+    epochs = [line.get("epoch") for line in history]
+    if not all(map(is_epoch, history, epochs)) or epochs != sorted(set(epochs)):
+        return "its history is not one of epochs in order"
+    if last != (history[-1] if history else {}) or last.get("epoch", 0) != done:
+        return f"its last epoch is not {done}"
+    if best not in history if done else best:
+        return "its best epoch is none of these"
+    return ""
+
+
+def are_starts(value: Any) -> bool:
+    """Whether it is the provenance of a run: of each start what was known."""
+    return isinstance(value, list) and all(
+        isinstance(start, dict) and is_dict(start.get("options", {})) for start in value
+    )
+
+
+OPTIONS: dict[str, Form] = {"epochs": is_count, "trial": is_whole}
+# What run.json and resume.pth have to say where they say it; resume.pth says all of it.
+SUMMARY: dict[str, Form] = {
+    "status": lambda value: value in (STOPPED, FINISHED),
+    "model": is_text,
+    "data": is_text,
+    "objective": is_text,
+    "parameters": is_whole,
+    "seed": is_whole,
+    "seconds": is_number,
+    "last": are_numbers,
+    "best": are_numbers,
+    "options": lambda value: not wrong_in(value, OPTIONS) and are_options(value),
+    "teacher": is_dict,
+    "source": is_dict,
+    "provenance": are_starts,
+    "wandb_id": lambda value: value is None or is_text(value),
+}
+STATE: dict[str, Form] = {
+    "schema": lambda value: is_count(value) and value == SCHEMA,
+    "stage": lambda value: isinstance(value, str) and value in ("first", "main"),
+    "epoch": is_count,
+    "last": are_numbers,
+    "best": are_numbers,
+    "seconds": is_number,
+    "history": lambda value: isinstance(value, list) and all(map(are_numbers, value)),
+    "task": is_dict,
+    "optimizer": is_dict,
+    "scaler": are_numbers,
+    "experiment": is_dict,
+}

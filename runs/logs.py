@@ -2,26 +2,38 @@
 
 import importlib
 import json
-from collections.abc import Mapping
+import os
+import platform
+import time
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from helper.errors import UserError
-from helper.files import write_whole
+from helper.files import append, write_whole
+from runs.forms import are_numbers, is_count
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; what follows a line that a crash cut short is left out."""
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    """Epochs 1 to N of a metrics.jsonl; what follows a line that is not the next one is left out,
+    as the line that a crash cut short."""
+    lines: list[dict[str, Any]] = []
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
         try:
             content = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
-        if not isinstance(content, dict) or not isinstance(content.get("epoch"), int):
+        if not is_epoch(content, len(lines) + 1):
             break
         lines.append(content)
     return lines
+
+
+def is_epoch(content: Any, number: Any) -> bool:
+    """Whether these are the numbers of that epoch."""
+    numbers = is_count(number) and are_numbers(content) and "test_acc" in content
+    return numbers and content.get("epoch") == number
 
 
 def import_wandb():
@@ -41,42 +53,91 @@ def start_wandb(name: str, run_id: str | None, config: Mapping[str, Any]):
 class Logger:
     """Numbers of each epoch, to every place where somebody looks for them."""
 
-    def __init__(self, folder: Path, after_epoch: int, tb_freq: int, wandb_run=None):
-        """Keep what was logged up to `after_epoch`, drop what a killed run logged beyond it.
+    def __init__(
+        self, folder: Path, history: Sequence[Mapping[str, float]], tb_freq: int, wandb_run=None
+    ):
+        """Go on after the epochs in `history`: what a killed run logged beyond them is dropped.
 
         `tb_freq`: steps between two points within an epoch.
         """
-        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
-
         self.lines, self.wandb, self.tb_freq = folder / "metrics.jsonl", wandb_run, tb_freq
-        kept = [line for line in read_lines(self.lines) if line["epoch"] <= after_epoch]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
+        text = "".join(line_of(numbers) for numbers in history)
         write_whole(self.lines, lambda file: file.write(text.encode()))
-        resumed = {"purge_step": after_epoch + 1} if after_epoch else {}
-        self.board = SummaryWriter(str(folder / "tensorboard"), **resumed)
-        self._logged_until = 0
+        # A folder each: TensorBoard drops all points of a folder from the step on that a run is
+        # resumed at, and one board counts epochs, the other steps.
+        self.epochs, self.steps = (Board(folder / "tensorboard" / name) for name in ("", "steps"))
+        self._logged_until: int | None = None
 
     def epoch(self, epoch: int, numbers: Mapping[str, float]) -> None:
-        with self.lines.open("a") as file:
-            file.write(json.dumps({"epoch": epoch, **numbers}) + "\n")
-        for name, value in numbers.items():
-            self.board.add_scalar(name, value, epoch)
-        self.board.flush()
+        append(self.lines, line_of({"epoch": epoch, **numbers}).encode())
+        self.epochs.add(epoch, numbers)
         if self.wandb:
             self.wandb.log({"epoch": epoch, **numbers})
 
     def step(self, step: int, means: Mapping[str, float]) -> None:
         """Means so far of an epoch after `step` steps of all; at most one point in `tb_freq`."""
+        if self._logged_until is None:  # the first step that is not done yet
+            self._logged_until = step - 1
         if step // self.tb_freq == self._logged_until // self.tb_freq:
             return
         self._logged_until = step
-        for name, value in means.items():
-            self.board.add_scalar(f"step/{name}", value, step)
+        self.steps.add(step, {f"step/{name}": value for name, value in means.items()})
 
     def close(self) -> None:
-        self.board.close()
         if self.wandb:
             self.wandb.finish()
+
+
+class Board:
+    """Curves for TensorBoard in a folder of its own. The first point added takes the place of all
+    that are there from its step on.
+
+    Where they cannot be written a warning says so, once, and the run goes on without them.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.usable = folder, True
+        self._records = None
+
+    def add(self, step: int, numbers: Mapping[str, float]) -> None:
+        """A point of each curve."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        if not self.usable:
+            return
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
+        try:
+            if self._records is None:
+                self._open(step)
+            self._write(step=step, summary=Summary(value=values))
+            self._records.flush()
+        except OSError as error:
+            self.usable = False
+            warnings.warn(
+                f"no curves for TensorBoard in {self.folder} ({error.strerror}): the run goes on, "
+                "and metrics.jsonl has the numbers",
+                stacklevel=2,
+            )
+
+    def _open(self, step: int) -> None:
+        """Begin a file of events. SummaryWriter's thread would print what its disk refuses."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}"
+        self._records = RecordWriter((self.folder / name).open("ab"))
+        self._write(file_version="brain.Event:2")
+        self._write(step=step, session_log=SessionLog(status=SessionLog.START))
+
+    def _write(self, **what: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._records.write(Event(wall_time=time.time(), **what).SerializeToString())
+
+
+def line_of(numbers: Mapping[str, float]) -> str:
+    return json.dumps(numbers) + "\n"
 
 
 def console_line(epoch: int, epochs: int, numbers: Mapping[str, float]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from helper.errors import UserError
 from helper.files import write_json
 from runs import checkpoint, logs
 from runs.experiment import in_words, plain
@@ -31,6 +32,7 @@ class Run:
         """
         self.folder, self.model, self.facts, self.writes = folder, model, dict(facts), writes
         self.state = dict(state)
+        self.history: list[dict[str, float]] = self.state.get("history", [])
         self.last: dict[str, float] = self.state.get("last", {})
         self.best: dict[str, float] = self.state.get("best", {})
         self.kept: int = self.last.get("epoch", 0)  # epoch of the main stage to resume after
@@ -44,8 +46,7 @@ class Run:
         if not self.writes:
             return
         before = self.folder.before
-        if isinstance(before.get("provenance"), list):
-            self.provenance = before["provenance"]
+        self.provenance = before.get("provenance", [])
         self.wandb_id = before.get("wandb_id")
         if self.state:
             warn_of_rounding(self.provenance, provenance)
@@ -58,17 +59,20 @@ class Run:
             )
             self.wandb_id = wandb_run.id
             self._write_summary(STOPPED)
-        self.logger = logs.Logger(self.folder.path, self.last.get("epoch", 0), tb_freq, wandb_run)
+        self.logger = logs.Logger(self.folder.path, self.history, tb_freq, wandb_run)
 
     def restore(self, stage) -> int:
         """Put a stage where the interrupted run left it -> how many of its epochs are done."""
-        state = self.state
+        state, file = self.state, self.folder.resume_file
         if not state or (stage.name, state["stage"]) == ("main", "first"):
             return 0
-        own = stage.task.training_state()
-        checkpoint.check_fit(own, state["task"], self.folder.resume_file, "this run")
+        checkpoint.check_tensors(state["task"], file)
+        checkpoint.check_fit(stage.task.training_state(), state["task"], file, "this run")
         if stage.name != state["stage"]:  # the first stage is over: the main one loads its state
             return stage.epochs
+        if state["epoch"] > stage.epochs:
+            raise UserError(f"{file} is of epoch {state['epoch']}, and there are {stage.epochs}")
+        checkpoint.check_optimizer(stage.optimizer, state["optimizer"], file)
         stage.load_state(state)
         if self.writes:
             print(f"resumed after epoch {state['epoch']} of the {stage.name} stage", flush=True)
@@ -81,6 +85,8 @@ class Run:
 
     def finish_epoch(self, stage, epoch: int, numbers: Mapping[str, float]) -> None:
         """Log and save an epoch."""
+        if self.writes:
+            self.folder.check_exists()
         if stage.is_main:
             self._finish_main_epoch(stage, epoch, numbers)
         elif self.writes:
@@ -108,6 +114,7 @@ class Run:
 
     def _finish_main_epoch(self, stage, epoch: int, numbers: Mapping[str, float]) -> None:
         self.last = {"epoch": epoch, **numbers}
+        self.history.append(self.last)
         better = numbers["test_acc"] > self.best.get("test_acc", -1.0)
         if better:
             self.best = self.last
@@ -159,6 +166,7 @@ class Run:
             **own,
             "last": self.last,
             "best": self.best,
+            "history": self.history,
             "seconds": self.seconds,
             "experiment": self.folder.experiment.to_dict(),
         }

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 
 from helper.errors import UserError
 from runs.experiment import NO_NUMBER, ROUNDING, Experiment
-from runs.folder import FINISHED
-from runs.logs import read_lines
+from runs.folder import FINISHED, read_summary
+from runs.forms import is_whole
+from runs.logs import is_epoch, read_lines
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,12 @@ class Result:
 def read_result(folder: str | Path) -> Result:
     """The run in a folder. UserError where there is none, or its run.json is broken."""
     path = Path(folder) / "run.json"
-    try:
-        summary = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"no run in {folder}: there is no {path.name}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is broken ({error}): run it again") from None
+    if not path.exists():
+        raise UserError(f"no run in {folder}: there is no {path.name}")
+    summary = read_summary(path)
     try:
         return result_of(Path(folder), summary)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no summary of a run ({error!r}): run it again") from None
 
 
@@ -68,20 +65,22 @@ def result_of(folder: Path, summary: Mapping[str, Any]) -> Result:
     source = summary.get("teacher") or summary.get("source") or {}
     finished = summary["status"] == FINISHED
     last, best = (summary["last"], summary["best"]) if finished else numbers_so_far(folder)
-    for number in (last["test_acc"], best["test_acc"]) if finished else ():
-        if not math.isfinite(number):
-            raise ValueError(f"an accuracy of {number}")
+    if finished and not (is_epoch(last, last["epoch"]) and is_epoch(best, best["epoch"])):
+        raise ValueError("last and best are no epochs")
+    decays = identity.get("lr_decay_epochs") or ()
+    if not isinstance(decays, (list, tuple)) or not all(map(is_whole, decays)):
+        raise ValueError("lr_decay_epochs are no epochs")
     return Result(
         folder=folder,
         kind=kind,
         finished=finished,
-        model=str(summary["model"]),
-        data=str(summary["data"]),
-        objective=str(summary["objective"]),
+        model=summary["model"],
+        data=summary["data"],
+        objective=summary["objective"],
         teacher=str(summary.get("teacher", {}).get("model", "")),
         source=str(source.get("sha256", "")),
-        parameters=int(summary["parameters"]),
-        epochs=int(options["epochs"]),
+        parameters=summary["parameters"],
+        epochs=options["epochs"],
         seed=summary["seed"],
         trial=options["trial"],
         seconds=float(summary["seconds"]),
@@ -96,7 +95,7 @@ def result_of(folder: Path, summary: Mapping[str, Any]) -> Result:
 
 def numbers_so_far(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Last and best epoch of an unfinished run, of which run.json has none; empty before one."""
-    epochs = [line for line in read_lines(folder / "metrics.jsonl") if line["epoch"] > 0]
+    epochs = read_lines(folder / "metrics.jsonl")
     best = max(epochs, key=lambda line: line["test_acc"], default={})
     return (epochs[-1] if epochs else {}), best
 

@@ -89,13 +89,14 @@ def test_tensorboard_has_every_number(run, tmp_path):
 
     run(f"{ALONE} --epochs 2 --print_freq 2 --tb_freq 2")
     folder = only(tmp_path / "save" / "models")
-    events = EventAccumulator(str(folder / "tensorboard"))
-    events.Reload()
-    tags = set(events.Tags()["scalars"])
+    epochs, steps = (
+        EventAccumulator(str(folder / "tensorboard" / name)).Reload() for name in ("", "steps")
+    )
+    tags = set(epochs.Tags()["scalars"])
     assert {"train_acc", "train_loss", "train_ce", "test_acc", "test_acc_top5", "test_loss", "lr",
-            "step/loss"} <= tags  # fmt: skip
-    assert [point.step for point in events.Scalars("test_acc")] == [1, 2]
-    assert len(events.Scalars("step/loss")) == 4
+            } <= tags  # fmt: skip
+    assert [point.step for point in epochs.Scalars("test_acc")] == [1, 2]
+    assert [point.step for point in steps.Scalars("step/loss")] == [2, 4, 6, 8]
 
 
 def test_teacher_student_and_probe(teacher, run, tmp_path, capsys):

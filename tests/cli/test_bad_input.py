@@ -191,7 +191,7 @@ def test_a_run_is_not_lost(here, run, fails, capsys):
 
     (folder / "resume.pth").rename(here / "elsewhere.pth")
     lines = (folder / "metrics.jsonl").read_text()
-    (folder / "metrics.jsonl").write_text(2 * lines)
+    (folder / "metrics.jsonl").write_text(lines + lines.replace('"epoch": 1', '"epoch": 2'))
     assert "holds a run whose resume.pth is gone" in fails(f"{TEACHER} --resume")
     (folder / "metrics.jsonl").write_text(lines)
     (here / "elsewhere.pth").rename(folder / "resume.pth")

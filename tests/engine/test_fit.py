@@ -1,5 +1,6 @@
 """One step of training, by hand."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -132,3 +133,25 @@ def test_an_operation_without_a_deterministic_kernel_is_said():
         torch.use_deterministic_algorithms(False)
     with pytest.raises(RuntimeError, match="another mistake"), explained(stage, 1, recorder):
         raise RuntimeError("another mistake")
+
+
+@pytest.mark.parametrize("layout", ["off", "all"])
+def test_momentum_is_resumed_in_any_layout(layout):
+    """A fused step takes the numbers of parameter and momentum as they lie in memory."""
+
+    def stage_in(layout):
+        torch.manual_seed(1)
+        numerics = Numerics(torch.device("cpu"), channels_last=layout)
+        task = Supervised(MODELS["resnet8"](10), numerics)
+        return main_stage(task, Schedule(0.1), RecipeOptions(epochs=2))
+
+    def train(stage, epoch):
+        recorder = SimpleNamespace(log_step=lambda *_: None)
+        train_epoch(stage, stage.task, OneBatch(), epoch, recorder, print_freq=1)
+        return torch.cat([p.detach().flatten() for p in stage.task.parameters()])
+
+    whole = stage_in("all")
+    train(whole, 1)
+    resumed = stage_in(layout)
+    resumed.load_state(copy.deepcopy(whole.state()))
+    torch.testing.assert_close(train(resumed, 2), train(whole, 2), rtol=1e-4, atol=1e-5)

@@ -3,32 +3,39 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-import torch
 
 from helper.errors import UserError
 from runs import checkpoint
 from runs.experiment import Experiment
 from runs.folder import FINISHED, NEW, SCHEMA, STOPPED, RunFolder
+from runs.results import read_result
 
 ONE = Experiment("teacher", (("epochs", 3), ("seed", 1)), data="abc", title="net_set")
 OTHER = Experiment("teacher", (("epochs", 50), ("seed", 1)), data="abc", title="net_set")
+
+EPOCH = {"epoch": 1, "test_acc": 50.0}
+STATE = {
+    "schema": SCHEMA, "stage": "main", "epoch": 1, "task": {}, "optimizer": {}, "scaler": {},
+    "seconds": 1.0, "last": EPOCH, "best": EPOCH, "history": [EPOCH],
+}  # fmt: skip
 
 
 def holds(path, status, experiment=ONE, resume=True, schema=SCHEMA):
     """A folder as a run leaves it."""
     path.mkdir(exist_ok=True)
     summary = {"schema": schema, "status": status, "experiment": experiment.to_dict()}
+    summary["digest"] = experiment.digest
     if status == FINISHED:
-        (path / "net_last.pth").write_bytes(b"weights")
+        checkpoint.save(path / "net_last.pth", {"experiment": experiment.digest})
     (path / "run.json").write_text(json.dumps(summary))
     if resume:
-        names = ("stage", "epoch", "task", "optimizer", "scaler", "last", "best", "seconds")
-        state = {**dict.fromkeys(names, 1), "experiment": experiment.to_dict()}
-        torch.save(state, path / "resume.pth")
+        checkpoint.save(path / "resume.pth", {**STATE, "experiment": experiment.to_dict()})
     return RunFolder(path, ONE)
 
 
@@ -68,6 +75,51 @@ def test_a_finished_run_without_its_weights(tmp_path):
     (folder.path / "net_last.pth").unlink()
     with pytest.raises(UserError, match="is finished, but its weights are gone: --overwrite"):
         folder.check(resume=True, overwrite=False)
+    checkpoint.save(folder.path / "net_last.pth", {"experiment": OTHER.digest})
+    with pytest.raises(UserError, match="is finished, but its weights are gone: --overwrite"):
+        folder.check(resume=True, overwrite=False)
+    (folder.path / "net_last.pth").write_bytes(b"half")
+    with pytest.raises(UserError, match="net_last.pth is no checkpoint, or a damaged one"):
+        folder.check(resume=True, overwrite=False)
+
+
+def test_killed_while_it_is_cleared(tmp_path, monkeypatch):
+    """Whatever was removed by then, a folder without its weights is never finished."""
+    real, seen = Path.unlink, set()
+    for moment in range(1, 20):
+        folder, count = holds(tmp_path / str(moment), FINISHED), 0
+
+        def unlink(path, missing_ok=False, moment=moment):
+            nonlocal count
+            count += path.suffix in (".json", ".pth") and path.name != ".lock.json"
+            if count == moment:
+                raise KeyboardInterrupt
+            real(path, missing_ok)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", unlink)
+            try:
+                with folder.open(resume=False, overwrite=True):
+                    break
+            except KeyboardInterrupt:
+                pass
+        weights = (folder.path / "net_last.pth").exists()
+        try:
+            seen.add((weights, folder.check(resume=False, overwrite=False)))
+        except UserError:
+            seen.add((weights, "refused"))
+    assert moment > 2
+    assert seen <= {(True, FINISHED), (True, "refused"), (False, "refused"), (False, NEW)}
+
+
+@pytest.mark.parametrize("name", ["run.json", "resume.pth", "metrics.jsonl", "net_last.pth"])
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_folder_in_the_place_of_a_file(name, overwrite, tmp_path):
+    folder = holds(tmp_path / "a", STOPPED)
+    (folder.path / name).unlink(missing_ok=True)
+    (folder.path / name).mkdir()
+    with pytest.raises(UserError, match=f"{name} is a folder, which no run makes: move it away"):
+        folder.check(not overwrite, overwrite)
 
 
 def test_a_resume_file_of_another_experiment(tmp_path):
@@ -78,19 +130,79 @@ def test_a_resume_file_of_another_experiment(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '"text"', ""])
-def test_a_summary_that_cannot_be_read(text, tmp_path):
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b'"text"', b"", b"\xff", b"[" * 100_000, b"9" * 5000, b"NaN"]
+)
+def test_a_summary_that_cannot_be_read(content, tmp_path):
     folder = holds(tmp_path / "a", STOPPED)
-    folder.summary_file.write_text(text)
-    with pytest.raises(UserError, match="cannot be read"):
-        folder.check(True, False)
+    folder.summary_file.write_bytes(content)
+    for read in (lambda: folder.check(True, False), lambda: read_result(folder.path)):
+        with pytest.raises(UserError, match="run.json cannot be read .*: start that run anew"):
+            read()
+
+
+WRONG = [
+    ("status", "crashed"), ("status", []), ("last", [1]), ("last", {"test_acc": "90"}),
+    ("best", {"test_acc": float("nan")}), ("seconds", "3"), ("options", {}), ("options", 5),
+    ("options", {"epochs": float("inf"), "trial": 1}), ("parameters", float("inf")),
+    ("provenance", 3), ("provenance", ["x"]), ("provenance", [{"options": 3}]), ("wandb_id", 3),
+    ("teacher", "x"), ("seed", True), ("model", 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_summary_that_was_edited(name, value, tmp_path):
+    folder = holds(tmp_path / "a", STOPPED)
+    summary = {**json.loads(folder.summary_file.read_text()), name: value}
+    folder.summary_file.write_text(json.dumps(summary))
+    for read in (lambda: folder.check(True, False), lambda: read_result(folder.path)):
+        with pytest.raises(UserError, match=rf"run.json cannot be read \({name} is "):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"stage": "second"}, "stage is 'second'"),
+        ({"schema": 3}, "schema is 3"),
+        ({"epoch": 0}, "epoch is 0"),
+        ({"epoch": 10**9}, "its last epoch is not 1000000000"),
+        ({"epoch": True}, "epoch is True"),
+        ({"last": {}}, "its last epoch is not 1"),
+        ({"last": {"epoch": 1}}, "its last epoch is not 1"),
+        ({"best": {}}, "its best epoch is none of these"),
+        ({"best": {"epoch": 2, "test_acc": 50.0}}, "its best epoch is none of these"),
+        ({"best": {"test_acc": 50.0}}, "its best epoch is none of these"),
+        ({"history": [{}]}, "its history is not one of epochs in order"),
+        ({"history": [EPOCH, EPOCH]}, "its history is not one of epochs in order"),
+        ({"history": 5}, "history is 5"),
+        ({"seconds": float("nan")}, "seconds is such a float"),
+        ({"task": None}, "task is None"),
+        ({"optimizer": 3}, "optimizer is 3"),
+        ({"scaler": {"scale": "x"}}, "scaler is such a dict"),
+        ({"stage": "first"}, "its last epoch is not 0"),
+    ],
+)
+def test_a_resume_file_that_was_edited(change, says, tmp_path):
+    folder = holds(tmp_path / "a", STOPPED)
+    state = {**checkpoint.load(folder.resume_file), **change}
+    checkpoint.save(folder.resume_file, state)
+    match = re.escape(f"resume.pth is no resume file ({says})")
+    with pytest.raises(UserError, match=match), folder.open(True, False):
+        pass
+    del state[next(iter(change))]
+    checkpoint.save(folder.resume_file, state)
+    if "history" not in change:  # which older files lack
+        with pytest.raises(UserError, match=f"it lacks {next(iter(change))}"):  # noqa: SIM117
+            with folder.open(True, False):
+                pass
 
 
 def test_a_run_of_another_release(tmp_path):
     folder = holds(tmp_path / "a", FINISHED, schema=SCHEMA + 1)
     with pytest.raises(UserError, match=f"schema {SCHEMA + 1}, here it is {SCHEMA}"):
         folder.check(True, False)
-    folder.summary_file.write_text('{"status": "finished", "options": {}}')  # the first release's
+    folder.summary_file.write_text('{"status": "finished"}')  # the first release's
     with pytest.raises(UserError, match="has schema 1"):
         folder.check(False, False)
 

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from runs import checkpoint
 from runs.folder import SCHEMA
@@ -50,6 +51,83 @@ def test_a_stopped_run_is_gone_on_with(stopped, run, tmp_path, capsys):
     summary = json.loads((stopped / "run.json").read_text())
     assert summary["status"] == "finished"
     assert len(summary["provenance"]) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: [],
+        lambda lines: lines[1:],
+        lambda lines: [lines[0], lines[0], lines[1]],
+        lambda lines: [lines[0].replace("1", "9", 1), lines[1]],
+        lambda lines: ["\x85", *lines],
+    ],
+    ids=["gone", "gap", "twice", "edited", "no JSON"],
+)
+@pytest.mark.parametrize("release", ["this", "earlier"])
+def test_epochs_are_1_to_n_whatever_became_of_the_metrics(change, release, stopped, run, capsys):
+    """resume.pth has all of them; that of an earlier release the best and the last, here both."""
+    lines = (stopped / "metrics.jsonl").read_text().splitlines()
+    if release == "this":
+        state = checkpoint.load(stopped / "resume.pth")
+        checkpoint.save(stopped / "resume.pth", {**state, "history": list(map(json.loads, lines))})
+    (stopped / "metrics.jsonl").write_text("\n".join(change(lines)))
+    run(f"{LINE} --resume")
+    assert capsys.readouterr().err == ""
+    kept = [json.loads(line) for line in (stopped / "metrics.jsonl").read_text().split("\n")[:-1]]
+    assert [line["epoch"] for line in kept] == [1, 2, 3, 4]
+    assert kept[:2] == list(map(json.loads, lines))
+    assert kept[2:] == read_lines(stopped / "metrics.jsonl")[2:]
+
+
+def test_epochs_that_are_lost_are_said(stopped, run, capsys):
+    state = checkpoint.load(stopped / "resume.pth")
+    checkpoint.save(stopped / "resume.pth", {**state, "best": state["last"]})
+    (stopped / "metrics.jsonl").unlink()
+    run(f"{LINE} --resume")
+    assert "metrics.jsonl lacks 1 of 2 epochs, which are lost" in capsys.readouterr().err
+    text = (stopped / "metrics.jsonl").read_text()
+    assert [json.loads(line)["epoch"] for line in text.splitlines()] == [2, 3, 4]
+
+
+def momentum(of):
+    """Put something else in the place of the first momentum, (4, 3, 3, 3)."""
+
+    def change(state):
+        state["optimizer"]["state"][0]["momentum_buffer"] = of
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (momentum(torch.zeros(1)), "another optimizer's state"),
+        (momentum(torch.zeros(4, 3, 3, 3).double()), "another optimizer's state"),
+        (momentum(torch.zeros(4, 3, 3, 3).to_sparse()), "another optimizer's state"),
+        (momentum(torch.zeros(4, 3, 3, 3, device="meta")), "another optimizer's state"),
+        (momentum(None), "another optimizer's state"),
+        (lambda state: state["optimizer"]["state"].clear(), "another optimizer's state"),
+        (lambda state: state["optimizer"]["state"].update({99: {}}), "another optimizer's state"),
+        (lambda state: state["optimizer"].pop("state"), "another optimizer's state"),
+        (lambda state: state["task"].clear(), "is missing"),
+        (lambda state: state["task"].pop("student.norm.num_batches_tracked"), "is missing"),
+        (lambda state: state["task"].update({"x": torch.zeros(2)}), "is not in this run"),
+        (lambda state: state["task"].update({"x": 2}), "holds no weights"),
+        (
+            lambda state: [line.update(epoch=10**9) for line in (state, state["last"])],
+            "is of epoch 1000000000, and there are 4",
+        ),
+    ],
+)
+def test_a_state_that_does_not_fit(change, says, stopped, fails):
+    state = checkpoint.load(stopped / "resume.pth")
+    change(state)
+    state["history"] = [state["best"], state["last"]]
+    checkpoint.save(stopped / "resume.pth", state)
+    message = fails(f"{LINE} --resume")
+    assert "resume.pth" in message
+    assert says in message
 
 
 def test_a_run_of_other_numbers_does_not_go_on_with_it(stopped, fails):

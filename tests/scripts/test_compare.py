@@ -346,10 +346,10 @@ def test_what_cannot_be_shown_is_listed_below(tmp_path, capsys):
     expected = {
         f"unfinished: {begun} (epoch 3 of 20)": "",
         f"unfinished: {fresh} (epoch 0 of 20)": "",
-        f"not read: {tmp_path}/broken (": "is broken",
+        f"not read: {tmp_path}/broken (": "it is no JSON",
         f"not read: {foreign} (": "is no summary of a run",
-        f"not read: {hollow} (": "test_acc",
-        f"not read: {wrong} (": "an accuracy of nan",
+        f"not read: {hollow} (": "KeyError('epoch')",
+        f"not read: {wrong} (": "last is such a dict",
         f"not read: {tmp_path}/empty (no run.json in it or below; ": "",
         f"not read: {tmp_path}/nowhere (No such file or directory)": "",
     }
