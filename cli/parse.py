@@ -18,13 +18,13 @@ from cli.flags import (
     TeacherOptions,
     TransferOptions,
 )
-from cli.words import Typed, data_set, parse, strip_help
+from cli.words import Typed, data_set, parse, read_said, strip_help
 from dataset import DATASETS
 from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import Distiller, View
 from engine.device import DeviceOptions
 from engine.recipe import RecipeOptions, in_proportion
-from helper import teachers
+from helper import config, teachers
 from helper.errors import UserError
 from helper.options import UNKNOWN, Parser, Resolved, resolve
 from runs import checkpoint
@@ -76,19 +76,6 @@ def parse_eval(argv: Sequence[str]) -> Resolved:
         with config.in_file(ahead["ckpt"]):
             layer = read_said(data_set(typed).Options, options)
     return resolve(classes, ("checkpoint", layer), ("typed", typed))
-
-
-def read_said(cls: type, said: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file says of the options of a class, read as if it were typed: with the same bounds.
-
-    Where to write is not for a file to say.
-    """
-    parser = Parser()
-    parser.add(cls)
-    names = {f.name for f in fields(cls)} - {"cache_dir"}
-    known = {k: said[k] for k in said.keys() & names if said[k] is not None}
-    texts = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in known.items()}
-    return read_words(parser, [f"--{name}={text}" for name, text in texts.items()])
 
 
 def parse_student(argv: Sequence[str]) -> StudentResolved:

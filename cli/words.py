@@ -153,6 +153,19 @@ def flag_before(words: Sequence[str], place: int) -> str:
     return next((word for word in reversed(words[:place]) if word.startswith("--")), "")
 
 
+def read_said(cls: type, said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of the options of a class, read as if it were typed: with the same bounds.
+
+    Where to write is not for a file to say.
+    """
+    parser = Parser()
+    parser.add(cls)
+    names = {f.name for f in fields(cls)} - {"cache_dir"}
+    known = {k: said[k] for k in said.keys() & names if said[k] is not None}
+    texts = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in known.items()}
+    return read_words(parser, [f"--{name}={text}" for name, text in texts.items()])
+
+
 def explain_unknown(word: str, words: Sequence[str], parser: Parser) -> str:
     """Why a word of the command line is none of the flags: whose it is, or what it may mean."""
     flag = word.split("=")[0]

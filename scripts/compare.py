@@ -31,11 +31,13 @@ from engine.recipe import in_proportion
 from helper.errors import UserError
 from helper.files import check_output, write_whole
 from helper.options import Parser, option
+from runs.forms import is_number, is_text, wrong_in
 from runs.results import Result, read_result
 from runs.table import Column, csv_table, escaped, filled, markdown_table, spread, text_table
 from scripts.docs import by_number
 
 PUBLISHED = Path(__file__).resolve().parent / "published.yaml"
+PUBLISHED_ENTRY = {"data": is_text, "model": is_text, "accuracy": is_number}
 PROTOCOL = (
     "Accuracy: epochs are in the table; last is the headline; best is the best epoch on the test "
     "set."
@@ -309,17 +311,16 @@ def published_columns(rows: list[list[Result]]) -> list[Column]:
 
 
 def read_published() -> list[dict[str, Any]]:
-    """The entries of published.yaml; UserError where it is broken."""
+    """The entries of published.yaml; UserError that says which of them is none."""
     try:
-        entries = yaml.safe_load(PUBLISHED.read_text()) or []
-        for entry in entries:
-            entry["data"], entry["model"], entry["accuracy"] = (
-                str(entry["data"]), str(entry["model"]), float(entry["accuracy"])
-            )  # fmt: skip
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{PUBLISHED} cannot be read ({error!r}): each entry has data, model and accuracy"
-        ) from None
+        entries = yaml.safe_load(PUBLISHED.read_bytes()) or []
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{PUBLISHED} cannot be read: {error}") from None
+    for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
+        if wrong := wrong_in(entry, PUBLISHED_ENTRY):
+            raise UserError(
+                f"{PUBLISHED}, entry {number}: {wrong}; each has data, model and accuracy"
+            )
     return entries
 
 

@@ -10,7 +10,8 @@ import torch
 from models import MODELS
 from models.any import build
 from runs import checkpoint
-from tests.conftest import only, stopped
+from tests.conftest import COMMANDS, only, stopped
+from tools.eval import evaluate_checkpoint
 
 FAKE = "--dataset fake --fake_size 20 --image_size 8 --epochs 1"
 TEACHER = f"train_teacher --model resnet8 {FAKE}"
@@ -157,6 +158,26 @@ def test_one_line_says_what_is_wrong(line, expected, here, fails):
     assert re.search(expected, message), message
     assert sorted(here.iterdir()) == before, "something was written"
     assert not (here / "exploded").exists(), "a stranger's code was run"
+
+
+@pytest.mark.parametrize(
+    ("line", "flag"),
+    [
+        (f"{STUDENT} --path_t save/own.pth", "--model_t"),
+        (f"{PROBE} --path_s save/own.pth", "--model_s"),
+        ("eval -c save/own.pth", "-m"),
+    ],
+)
+def test_a_file_does_not_have_code_beside_it_run(line, flag, here, fails, monkeypatch):
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.setitem(COMMANDS, "eval", evaluate_checkpoint)
+    (here / "save").mkdir()
+    (here / "save" / "own.py").write_text("open('exploded', 'w')")
+    torch.save({"model": {"w": torch.zeros(1)}, "model_name": "save.own:net"}, "save/own.pth")
+    message = fails(line)
+    assert "save/own.pth says that it is of save.own:net" in message
+    assert f"{flag} save.own:net where it is yours" in message
+    assert not (here / "exploded").exists()
 
 
 def test_there_are_enough_lines():

@@ -290,12 +290,25 @@ def test_what_was_published_stands_beside_it(tmp_path, capsys, table, monkeypatc
     assert "74.50 +- 0.71        74.64  -0.14" in first
 
 
-@pytest.mark.parametrize("text", ["- {data: fake, model: vgg8}", "[1]", "{", "- {accuracy: x}"])
-def test_a_broken_published_table_is_an_error(text, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("- {data: fake, model: vgg8}", "entry 1: it lacks accuracy"),
+        ("- {data: a, model: b, accuracy: 1}\n- 5", "entry 2: it is a int"),
+        ("- {data: a, model: b, accuracy: .nan}", "entry 1: accuracy is such a float"),
+        ("- {data: 5, model: b, accuracy: 1}", "entry 1: data is 5"),
+        ("{data: [a], model: b, accuracy: 1}", "entry 1: data is such a list"),
+        ("words", "entry 1: it is a str"),
+        ("{", "cannot be read: while parsing"),
+        ("[" * 3000, "cannot be read: maximum recursion"),
+        ("\x00", "cannot be read: unacceptable character"),
+    ],
+)
+def test_a_broken_published_table_is_an_error(text, says, tmp_path, monkeypatch):
     known = tmp_path / "published.yaml"
     known.write_text(text)
     monkeypatch.setattr(compare, "PUBLISHED", known)
-    with pytest.raises(UserError, match="published.yaml cannot be read"):
+    with pytest.raises(UserError, match=f"published.yaml.*{says}"):
         compare.compare([old(tmp_path / "a", 74.0, 75.0)])
 
 

@@ -116,6 +116,31 @@ def test_a_class_without_images_has_no_accuracy():
 
 
 @pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"fake_size": "many"}, "net.pth: .*'many' is no whole number"),
+        ({"fake_size": -1}, "net.pth: .*-1 is not at least 1"),
+        ({"fake_size": [1, 2]}, "net.pth: .*'1,2' is no whole number"),
+        ({"image_size": 2**70}, "net.pth: .*is too large"),
+        ({"fake_size": {}}, "net.pth says what cannot be"),
+    ],
+)
+def test_what_a_file_says_of_options_has_their_bounds(options, says, trained):
+    content = {**checkpoint.load(trained[0]), "dataset": "fake", "data_options": options}
+    checkpoint.save(trained[0], content)
+    with pytest.raises(UserError, match=says):
+        tool.evaluate_checkpoint(["-c", str(trained[0])])
+
+
+def test_where_to_write_is_not_for_a_file_to_say(trained):
+    options = {"data_dir": "images", "cache_dir": "/elsewhere"}
+    content = {**checkpoint.load(trained[0]), "dataset": "folder", "data_options": options}
+    checkpoint.save(trained[0], content)
+    parsed = parse.parse_eval(["-c", str(trained[0])])
+    assert (parsed.data_dir, parsed.cache_dir) == ("images", "./data/cache")
+
+
+@pytest.mark.parametrize(
     ("line", "words"),
     [
         ("", "no -c"),
