@@ -1,6 +1,7 @@
 """The command lines. Importing this package first finds out whether anything here can run."""
 
 import importlib.util
+import os
 import sys
 
 NEEDED = ("torch", "numpy", "yaml", "tqdm", "filelock")
@@ -24,6 +25,10 @@ if sys.version_info < (3, 11):  # noqa: UP036 - an older one has to hear of it
         "this is Python %d.%d and 3.11 or newer is needed: run `sh scripts/setup.sh` with a newer "  # noqa: UP031
         "one (PYTHON=python3.12 sh scripts/setup.sh), then .venv/bin/python" % sys.version_info[:2]
     )
+try:
+    os.getcwd()
+except OSError:
+    complain("the folder that this was started in is gone: change to one that is there")
 missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 if missing:
     complain(

@@ -22,6 +22,7 @@ from engine.meter import NotFinite
 from engine.objective import Task, norm_of_one_value
 from engine.stage import Stage
 from helper.errors import UserError
+from helper.files import check_writable
 from models.base import Classifier
 from runs.code import CODE
 from runs.experiment import Experiment, rounding_of
@@ -49,6 +50,8 @@ def is_finished(folder: RunFolder, setting: Setting) -> bool:
         import_wandb()
     on_main_process(folder.check_free)
     found = on_main_process(lambda: folder.check(options.resume, options.overwrite))
+    if found != FINISHED:
+        on_main_process(lambda: check_writable(folder.path, "--save_dir"))
     if found == FINISHED and is_main_process():
         print(f"{folder.path} is finished: nothing to do{scores_of(folder)}")
     if (

@@ -306,11 +306,11 @@ def read_summary(path: Path) -> dict[str, Any]:
         summary = json.loads(path.read_bytes())
         wrong = wrong_in(summary, SUMMARY, complete=False)
     except OSError as error:
-        wrong = error.strerror
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         wrong = f"it is no JSON: {error}"
     if wrong:
-        raise UserError(f"{path} cannot be read ({wrong}): start that run anew with --overwrite")
+        raise UserError(f"{path} is broken ({wrong}): start that run anew with --overwrite")
     return summary
 
 

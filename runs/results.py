@@ -47,6 +47,8 @@ def read_result(folder: str | Path) -> Result:
     summary = read_summary(path)
     try:
         return result_of(Path(folder), summary)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror})") from None
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no summary of a run ({error!r}): run it again") from None
 

@@ -220,7 +220,7 @@ def test_a_run_is_not_lost(here, run, fails, capsys):
     (folder / "run.json").unlink()
     assert "holds checkpoints that no run here can go on with" in fails(TEACHER)
     (folder / "run.json").write_text("{")
-    assert "run.json cannot be read" in fails(TEACHER)
+    assert "run.json is broken" in fails(TEACHER)
     assert {path: path.read_bytes() for path in folder.glob("*.pth")} == before
 
 

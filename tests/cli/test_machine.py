@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from helper.errors import UserError
 from runs import checkpoint
 from tests.conftest import only
 
@@ -91,6 +92,32 @@ def test_a_place_for_runs_is_looked_at_before_the_data(fails, tmp_path):
     (tmp_path / "file").write_text("")
     message = fails("train_teacher --dataset folder --data_dir nowhere --save_dir file")
     assert "cannot write to file (Not a directory): give another --save_dir" in message
+
+
+def test_a_run_s_folder_is_tried_before_anything_is_computed(run, fails, monkeypatch, capsys):
+    run(f"{LINE} --epochs 1")
+    capsys.readouterr()
+
+    def refuse(folder, flag):
+        if folder.name.endswith("trial_1"):
+            raise UserError("no")
+
+    monkeypatch.setattr("cli.training.check_writable", refuse)
+    run(f"{LINE} --epochs 1")  # nothing to do, nothing to write
+    assert "is finished" in capsys.readouterr().out
+    assert fails(f"{LINE} --epochs 1 --overwrite") == "error: no"
+
+
+def test_the_working_folder_is_gone(tmp_path):
+    code = f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); os.rmdir(os.getcwd()); import cli"
+    (tmp_path / "a").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "a", capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: the folder that this was started in is gone: change to one that is there\n"
+    )
 
 
 def test_a_folder_that_is_taken_away(refused, monkeypatch, tmp_path):

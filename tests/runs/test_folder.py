@@ -137,8 +137,28 @@ def test_a_summary_that_cannot_be_read(content, tmp_path):
     folder = holds(tmp_path / "a", STOPPED)
     folder.summary_file.write_bytes(content)
     for read in (lambda: folder.check(True, False), lambda: read_result(folder.path)):
-        with pytest.raises(UserError, match="run.json cannot be read .*: start that run anew"):
+        with pytest.raises(UserError, match="run.json is broken .*: start that run anew"):
             read()
+
+
+def test_what_may_not_be_read_is_not_broken(tmp_path, monkeypatch):
+    folder = holds(tmp_path / "a", STOPPED)
+    real = Path.read_bytes
+
+    def refuse(path):  # root, who may run tests, is never refused
+        if path.name == refused:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    refused = "run.json"
+    for read in (lambda: folder.check(True, False), lambda: read_result(folder.path)):
+        with pytest.raises(UserError, match=r"run.json cannot be read \(Permission denied\)$"):
+            read()
+    refused = "metrics.jsonl"
+    (kept,) = (Path(__file__).parent / "kept" / "second").glob("tests*")
+    with pytest.raises(UserError, match=r"metrics.jsonl cannot be read \(Permission denied\)$"):
+        read_result(kept)
 
 
 WRONG = [
@@ -156,7 +176,7 @@ def test_a_summary_that_was_edited(name, value, tmp_path):
     summary = {**json.loads(folder.summary_file.read_text()), name: value}
     folder.summary_file.write_text(json.dumps(summary))
     for read in (lambda: folder.check(True, False), lambda: read_result(folder.path)):
-        with pytest.raises(UserError, match=rf"run.json cannot be read \({name} is "):
+        with pytest.raises(UserError, match=rf"run.json is broken \({name} is "):
             read()
 
 
