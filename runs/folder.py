@@ -5,7 +5,6 @@ import os
 import platform
 import shutil
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,25 +16,14 @@ from helper.errors import UserError
 from helper.files import write_json
 from runs import checkpoint, logs
 from runs.experiment import Experiment
-from runs.forms import (
-    Form,
-    are_numbers,
-    are_options,
-    is_count,
-    is_dict,
-    is_number,
-    is_text,
-    is_whole,
-    wrong_in,
-)
-from runs.logs import is_epoch
+from runs.forms import wrong_in
+from runs.stored import FINISHED, SCHEMA, START_ANEW, STATE, STOPPED, read_state, read_summary
 
-SCHEMA = 2  # of run.json and resume.pth; files without one are of the first release
-NEW, STOPPED, FINISHED = "new", "running", "finished"  # what a folder holds, as run.json says it
+NEW = "new"  # what a folder holds, beside STOPPED and FINISHED, which run.json says
 OWN_FILES = ("run.json", "*.pth", "metrics.jsonl")  # run.json first: without it nothing is finished
+MEMORIES = "memories_{stage}_{epoch}.pth"
 SHARED = ("stage", "epoch", "experiment")  # what resume.pth and the memories' file both say
 PATIENCE = 10.0  # seconds that the loading processes of a killed run may need to end
-START_ANEW = "--overwrite to start it anew"
 
 
 class RunFolder:
@@ -174,7 +162,7 @@ class RunFolder:
         wherever a run is killed, the two that are read are of one epoch.
         """
         if memories:
-            state = {**state, "memories": "memories_{stage}_{epoch}.pth".format(**state)}
+            state = {**state, "memories": MEMORIES.format(**state)}
             content = {**{name: state[name] for name in SHARED}, "task": memories}
             checkpoint.save(self.path / state["memories"], content)
         checkpoint.save(self.resume_file, state)
@@ -261,12 +249,8 @@ class RunFolder:
             )
 
     def _read_state(self) -> dict[str, Any]:
-        """What resume.pth says; UserError where a run cannot have written it."""
-        state = checkpoint.load(self.resume_file)
-        if isinstance(state, dict) and "history" not in state:  # of an earlier release
-            state["history"] = self._read_history(state)
-        if wrong := wrong_in(state, STATE) or wrong_in_progress(state):
-            raise UserError(f"{self.resume_file} is no resume file ({wrong}): {START_ANEW}")
+        """What an interrupted run left; UserError where it cannot be that of this one."""
+        state = read_state(self.resume_file, self.metrics_file)
         self._check_same(state["experiment"], self.resume_file)
         if "memories" in state:
             state["task"].update(self._read_memories(state))
@@ -275,94 +259,11 @@ class RunFolder:
 
     def _read_memories(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """What `write_state` kept apart."""
-        path = self.path / state["memories"]
+        path = self.path / MEMORIES.format(**state)
         if not path.exists():
             raise UserError(f"{path}, which resume.pth needs, is gone: {START_ANEW}")
         content = checkpoint.load(path)
-        known = isinstance(content, dict) and "task" in content
-        if not known or any(content.get(name) != state[name] for name in SHARED):
+        forms = {name: STATE[name] for name in (*SHARED, "task")}
+        if wrong_in(content, forms) or any(content[name] != state[name] for name in SHARED):
             raise UserError(f"{path} is of another run or epoch than resume.pth: {START_ANEW}")
         return content["task"]
-
-    def _read_history(self, state: Mapping[str, Any]) -> list[dict[str, float]]:
-        """The epochs that are done, where resume.pth has no more than the best and the last."""
-        ends = [state.get("best"), state.get("last")]
-        if not all(are_numbers(end) and is_count(end.get("epoch")) for end in ends):
-            return []
-        done = ends[-1]["epoch"]
-        lines = logs.read_lines(self.metrics_file)[:done]
-        epochs = {line["epoch"]: line for line in (*lines, *ends)}
-        if len(epochs) < done:
-            warnings.warn(
-                f"{self.metrics_file} lacks {done - len(epochs)} of {done} epochs, which are lost",
-                stacklevel=2,
-            )
-        return [epochs[number] for number in sorted(epochs)]
-
-
-def read_summary(path: Path) -> dict[str, Any]:
-    """What a run.json says, of any release; UserError where no run can have written it."""
-    try:
-        summary = json.loads(path.read_bytes())
-        wrong = wrong_in(summary, SUMMARY, complete=False)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        wrong = f"it is no JSON: {error}"
-    if wrong:
-        raise UserError(f"{path} is broken ({wrong}): start that run anew with --overwrite")
-    return summary
-
-
-def wrong_in_progress(state: Mapping[str, Any]) -> str:
-    """What does not fit together in a resume file; "" where all does."""
-    done = state["epoch"] if state["stage"] == "main" else 0
-    last, best, history = state["last"], state["best"], state["history"]
-    epochs = [line.get("epoch") for line in history]
-    if not all(map(is_epoch, history, epochs)) or epochs != sorted(set(epochs)):
-        return "its history is not one of epochs in order"
-    if last != (history[-1] if history else {}) or last.get("epoch", 0) != done:
-        return f"its last epoch is not {done}"
-    if best not in history if done else best:
-        return "its best epoch is none of these"
-    return ""
-
-
-def are_starts(value: Any) -> bool:
-    """Whether it is the provenance of a run: of each start what was known."""
-    return isinstance(value, list) and all(
-        isinstance(start, dict) and is_dict(start.get("options", {})) for start in value
-    )
-
-
-OPTIONS: dict[str, Form] = {"epochs": is_count, "trial": is_whole}
-# What run.json and resume.pth have to say where they say it; resume.pth says all of it.
-SUMMARY: dict[str, Form] = {
-    "status": lambda value: value in (STOPPED, FINISHED),
-    "model": is_text,
-    "data": is_text,
-    "objective": is_text,
-    "parameters": is_whole,
-    "seed": is_whole,
-    "seconds": is_number,
-    "last": are_numbers,
-    "best": are_numbers,
-    "options": lambda value: not wrong_in(value, OPTIONS) and are_options(value),
-    "teacher": is_dict,
-    "source": is_dict,
-    "provenance": are_starts,
-    "wandb_id": lambda value: value is None or is_text(value),
-}
-STATE: dict[str, Form] = {
-    "schema": lambda value: is_count(value) and value == SCHEMA,
-    "stage": lambda value: isinstance(value, str) and value in ("first", "main"),
-    "epoch": is_count,
-    "last": are_numbers,
-    "best": are_numbers,
-    "seconds": is_number,
-    "history": lambda value: isinstance(value, list) and all(map(are_numbers, value)),
-    "task": is_dict,
-    "optimizer": is_dict,
-    "scaler": are_numbers,
-    "experiment": is_dict,
-}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-LONGEST = 1000  # characters of a name
+LONGEST = 5000  # characters; no path is longer
 LARGEST = 1e300  # every number below is a float
 
 Form = Callable[[Any], bool]

@@ -10,7 +10,8 @@ from helper.errors import UserError
 from helper.files import write_json
 from runs import checkpoint, logs
 from runs.experiment import in_words, plain
-from runs.folder import FINISHED, SCHEMA, STOPPED, RunFolder
+from runs.folder import RunFolder
+from runs.stored import FINISHED, SCHEMA, STOPPED
 
 
 class Run:

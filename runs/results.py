@@ -9,9 +9,9 @@ from typing import Any
 
 from helper.errors import UserError
 from runs.experiment import NO_NUMBER, ROUNDING, Experiment
-from runs.folder import FINISHED, read_summary
 from runs.forms import is_whole
 from runs.logs import is_epoch, read_lines
+from runs.stored import FINISHED, read_summary
 
 
 @dataclass(frozen=True)

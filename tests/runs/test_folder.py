@@ -201,6 +201,8 @@ def test_a_summary_that_was_edited(name, value, tmp_path):
         ({"optimizer": 3}, "optimizer is 3"),
         ({"scaler": {"scale": "x"}}, "scaler is such a dict"),
         ({"stage": "first"}, "its last epoch is not 0"),
+        ({"experiment": {}}, "experiment is such a dict"),
+        ({"experiment": {**ONE.to_dict(), "options": {"x": ((1,),)}}}, "experiment is such a dict"),
     ],
 )
 def test_a_resume_file_that_was_edited(change, says, tmp_path):
@@ -252,20 +254,23 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path):
 
 def test_large_memories_are_of_the_run_and_epoch_that_the_resume_file_is_of(tmp_path):
     folder = holds(tmp_path / "a", STOPPED)
-    state = {**checkpoint.load(folder.resume_file), "stage": "main", "task": {"a": 1}}
-    for epoch in (1, 2):
-        folder.write_state({**state, "epoch": epoch}, {"bank": 10 * epoch})
+    state = {**checkpoint.load(folder.resume_file), "task": {"a": 1}}
+    folder.write_state(state, {"bank": 10})
+    second = {**EPOCH, "epoch": 2}
+    state |= {"epoch": 2, "last": second, "history": [EPOCH, second]}
+    folder.write_state(state, {"bank": 20})
     with folder.open(resume=True, overwrite=False) as found:
         assert found["task"] == {"a": 1, "bank": 20}
     path = folder.path / "memories_main_2.pth"
     assert list(folder.path.glob("memories*")) == [path]
     content = checkpoint.load(path)
-    for wrong in ({"epoch": 1}, {"stage": "first"}, {"experiment": OTHER.to_dict()}):
+    others = ({"epoch": 1}, {"stage": "first"}, {"experiment": OTHER.to_dict()}, {"task": 3})
+    for wrong in others:
         checkpoint.save(path, {**content, **wrong})
         with pytest.raises(UserError, match="of another run or epoch than resume.pth: --overwrite"):
             folder.open(resume=True, overwrite=False).__enter__()
     path.write_bytes(b"half")
-    with pytest.raises(UserError, match="memories_main_2.pth is no checkpoint, or a truncated"):
+    with pytest.raises(UserError, match="memories_main_2.pth is no checkpoint, or a damaged"):
         folder.open(resume=True, overwrite=False).__enter__()
     path.unlink()
     with pytest.raises(UserError, match="memories_main_2.pth, which resume.pth needs, is gone"):
