@@ -95,7 +95,7 @@ class RunFolder:
     def stopped_sibling(self) -> str:
         """Which stopped run beside this one differs from it least, and in what; "" for none."""
         found = []
-        for file in self.path.parent.glob("*/run.json"):
+        for file in set(self.path.parent.glob("*/run.json")) - {self.summary_file}:
             with suppress(UserError):
                 summary = read_summary(file)
                 other = Experiment.from_dict(summary.get("experiment"))
@@ -189,7 +189,8 @@ class RunFolder:
         write_json(self.holder, here)
 
     def _release(self) -> None:
-        self.holder.unlink(missing_ok=True)
+        with suppress(OSError):  # the lock alone counts
+            self.holder.unlink()
         self.lock.release()
 
     def _read_holder(self) -> dict[str, Any]:

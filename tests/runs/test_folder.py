@@ -306,6 +306,26 @@ def test_a_killed_process_holds_nothing(tmp_path):
         assert state["epoch"] == 1
 
 
+def test_a_run_that_has_nothing_to_resume_is_not_its_own_sibling(tmp_path):
+    folder = holds(tmp_path / "a", STOPPED, resume=False)
+    assert folder.stopped_sibling() == ""
+    holds(tmp_path / "b", STOPPED, OTHER)
+    assert folder.stopped_sibling() == "b was stopped, of which epochs is 50 there and 3 here"
+
+
+def test_a_folder_is_given_back_whatever_the_disk_says(tmp_path, monkeypatch):
+    folder = holds(tmp_path / "a", STOPPED)
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch:  # noqa: SIM117 - what is patched outlives the folder
+        with folder.open(resume=True, overwrite=False):
+            patch.setattr(Path, "unlink", refuse)
+    with RunFolder(folder.path, ONE).open(resume=True, overwrite=False):
+        pass
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     folder = RunFolder(tmp_path / "file" / "a", ONE)
