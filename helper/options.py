@@ -105,7 +105,7 @@ def whole_numbers(text: str) -> tuple[int, ...]:
     """'150,180,210' or '[150,180,210]' -> (150, 180, 210); '' or '[]' -> ()"""
     if text[:1] + text[-1:] in ("[]", "()"):
         text = text[1:-1]
-    return tuple(int(part) for part in text.split(",")) if text.strip() else ()
+    return tuple(whole(part) for part in text.split(",")) if text.strip() else ()
 
 
 def switch(text: str) -> bool:
@@ -125,6 +125,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         raise UserError(message)
+
+    def _get_values(self, action, arg_strings):
+        # Of `--flag=--` argparse would make an empty list, whatever the flag's type.
+        if action.option_strings and arg_strings == ["--"]:
+            raise argparse.ArgumentError(action, "-- is no value")
+        return super()._get_values(action, arg_strings)
 
     def add(self, *classes: type) -> None:
         """Add the flags of dataclasses; a flag that several of them share is added once."""

@@ -28,6 +28,7 @@ from cli.main import main, one_line
 from cli.words import explain_unknown, strip_help
 from distiller_zoo import VIEWS
 from engine.recipe import in_proportion
+from helper.config import read_yaml
 from helper.errors import UserError
 from helper.files import write_whole
 from helper.options import Parser, option
@@ -305,13 +306,13 @@ def published_columns(rows: list[list[Result]]) -> list[Column]:
 
 def read_published() -> list[dict[str, Any]]:
     """The entries of published.yaml; UserError where it is broken."""
+    entries = read_yaml(PUBLISHED, yaml.safe_load) or []
     try:
-        entries = yaml.safe_load(PUBLISHED.read_text()) or []
         for entry in entries:
             entry["data"], entry["model"], entry["accuracy"] = (
                 str(entry["data"]), str(entry["model"]), float(entry["accuracy"])
             )  # fmt: skip
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{PUBLISHED} cannot be read ({error!r}): each entry has data, model and accuracy"
         ) from None
