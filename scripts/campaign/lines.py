@@ -52,10 +52,17 @@ WRITTEN = {
 
 no_nul = st.binary(max_size=12).map(lambda raw: os.fsdecode(raw.replace(b"\0", b"")))
 odd = st.sampled_from(ODD) | st.text(st.characters(codec="utf-8", exclude_characters="\0")) | no_nul
-whole = st.sampled_from(WHOLE).map(str)
-number = st.floats(0, 10).map(repr) | st.floats().map(repr) | st.sampled_from(["0", "1"])
+whole = (st.integers(0, 9) | st.integers(1, 9) | st.sampled_from(WHOLE)).map(str)
+number = (st.floats(0, 10) | st.floats(0, 1) | st.floats()).map(repr)
 lists = st.lists(st.integers(1, 5), max_size=4).map(lambda parts: ",".join(map(str, sorted(parts))))
-KINDS = {METAVARS[int]: whole, METAVARS[float]: number, METAVARS[tuple]: lists | whole}
+KINDS = {
+    METAVARS[int]: whole,
+    METAVARS[float]: number,
+    METAVARS[tuple]: lists,
+    METAVARS[bool]: st.sampled_from(["on", "off"]),
+    **dict.fromkeys(("PATH_T", "PATH_S", "CKPT"), st.just("teacher/last.pth")),
+}
+seldom = st.sampled_from(range(12)).map(lambda drawn: drawn == 7)
 
 
 def fuzz(case: Case) -> None:
@@ -101,7 +108,7 @@ def block(of: int, number: int) -> list[list[str]]:
 @st.composite
 def command_lines(draw) -> list[str]:
     """A command, its usual flags, some of all its flags with any values, sometimes any word."""
-    command = draw(st.sampled_from([*START, "train_student", "train_student"]))
+    command = draw(st.sampled_from([*START, *["train_student"] * 4]))
     chosen = []
     if command in ("train_student", "train"):
         chosen = [f"--distill={draw(st.sampled_from(list(METHODS)))}"]
@@ -109,7 +116,7 @@ def command_lines(draw) -> list[str]:
     words = [command, *START[command].split(), *chosen]
     for action in draw(some(flags_of(command, *chosen), 4)):
         words += draw(typed(action))
-    if draw(st.integers(0, 9)) == 0:
+    if draw(seldom):
         words.insert(draw(st.integers(1, len(words))), draw(odd))
     return words
 
@@ -142,7 +149,7 @@ def typed(draw, action: argparse.Action) -> list[str]:
     flag = draw(st.sampled_from(action.option_strings))
     if action.dest == "compile":  # takes a minute
         return [f"{flag}=off"]
-    if (action.nargs in ("?", 0) and draw(st.booleans())) or draw(st.integers(0, 30)) == 0:
+    if (action.nargs in ("?", 0) and draw(st.booleans())) or (draw(seldom) and draw(seldom)):
         return [flag]
     if action.dest in NAMES:
         usual = st.sampled_from([*NAMES[action.dest]])
@@ -150,7 +157,7 @@ def typed(draw, action: argparse.Action) -> list[str]:
         usual = st.sampled_from(list(action.choices))
     else:
         usual = KINDS.get(action.metavar, odd)
-    text = draw(usual if draw(st.integers(0, 3)) else odd)
+    text = draw(odd if draw(seldom) else usual)
     if action.dest in WRITTEN:
         text = text.replace("/", "_").replace("..", "_")
     return draw(st.sampled_from([[f"{flag}={text}"], [flag, text]]))
