@@ -20,12 +20,12 @@ def main(command: Callable[[Sequence[str]], Any]) -> None:
     """Run a command on this process's arguments. Bad input: one line on stderr and exit code 2."""
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
-        if sys.stdout.errors == "strict":  # names of files may be any bytes
-            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             distributed.check_environment()
             with distributed.process_group():
+                sys.stdout.reconfigure(errors="backslashreplace")  # names are of any characters
                 command(sys.argv[1:])
+                sys.stdout.flush()
         except UserError as error:
             if distributed.reports_errors():
                 print(f"error: {one_line(error)}", file=sys.stderr)

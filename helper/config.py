@@ -28,15 +28,14 @@ def read_yaml(path: Path, read: Callable[[bytes], Any] = yaml.compose) -> Any:
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise UserError(f"{path} has more than {LARGEST:,} bytes: shorten it")
-        return read(content)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
+    if len(content) > LARGEST:
+        raise UserError(f"{path} has more than {LARGEST:,} bytes: shorten it")
+    try:
+        return read(content)
     except RecursionError:
-        raise UserError(
-            f"{path} is nested too deeply: no more than lists of values are read"
-        ) from None
+        raise UserError(f"{path} is nested too deeply: at most a list is a value") from None
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} is no YAML: {error}") from None
 
@@ -51,15 +50,11 @@ def words_of(path: str) -> list[str]:
     root = read_yaml(Path(path))
     if not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path} holds no flags: expected lines such as 'distill: kd'")
-    words, seen = [], set()
+    words = []
     for key, value in root.value:
         where = f"{path}, line {key.start_mark.line + 1}"
         if not isinstance(key, yaml.ScalarNode) or key.value == "cfg":
             raise UserError(f"{where}: {getattr(key, 'value', '?')!s} is no flag of a config")
-        name = key.value.replace("-", "_")
-        if name in seen:
-            raise UserError(f"{where}: {name} is set a second time")
-        seen.add(name)
         words.append(f"--{key.value}={text_of(value, f'{where}: {key.value}')}")
     return words
 

@@ -1,0 +1,37 @@
+"""Odd surroundings: streams that are closed or narrow, a working folder that is gone."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def shell(script: str, folder: Path, *words) -> subprocess.CompletedProcess:
+    command = ["sh", "-c", script, "sh", sys.executable, *words]
+    environment = {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_file_never_takes_the_place_of_a_closed_stream(closed, tmp_path):
+    code = "import cli, sys; n = open('a', 'w').fileno(); print(file=sys.stderr); sys.exit(n)"
+    assert shell(f'exec "$@" {closed}', tmp_path, "-c", code).returncode > 2
+
+
+def test_a_working_folder_that_is_gone(tmp_path):
+    script = 'mkdir gone; cd gone; rmdir ../gone; exec "$@"'
+    done = shell(script, tmp_path, ROOT / "train_teacher.py")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the working folder cannot be found (No such file")
+    assert done.stderr.count("\n") == 1
+
+
+def test_names_that_the_terminal_cannot_show(run, monkeypatch):
+    screen = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(screen, "ascii"))
+    run("train_teacher --model resnet8 --dataset fake --fake_size 10 --epochs 1 --save_dir größe")
+    assert b"folder:    gr\\xf6\\xdfe/models" in screen.getvalue()
