@@ -16,6 +16,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from scripts.campaign.damage import damage
 from scripts.campaign.environment import surround, surroundings
 from scripts.campaign.ground import Case, Check, Ground
@@ -71,7 +73,8 @@ def attempt_all(cases: list[tuple[str, int]], arguments, ground: Ground) -> list
     end = time.monotonic() + 60 * arguments.minutes if arguments.minutes else float("inf")
     verdicts: list[Verdict] = []
     fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(arguments.jobs, mp_context=fork) as pool:
+    bar = tqdm(total=len(cases), disable=None)  # None: quiet when stderr is no terminal
+    with bar, ProcessPoolExecutor(arguments.jobs, mp_context=fork) as pool:
         for block in range(0, len(cases), 10 * arguments.jobs):
             if time.monotonic() > end:
                 break
@@ -79,8 +82,9 @@ def attempt_all(cases: list[tuple[str, int]], arguments, ground: Ground) -> list
             futures = [pool.submit(attempt, *case, arguments.seed, ground) for case in chosen]
             for future in futures:
                 verdicts.append(future.result())
+                bar.update()
                 if verdicts[-1].problems:
-                    print(describe(verdicts[-1], arguments.seed), flush=True)
+                    bar.write(describe(verdicts[-1], arguments.seed))
     return verdicts
 
 

@@ -92,6 +92,7 @@ def descriptors() -> list[Surrounding]:
         Surrounding(f"{TRAIN} --save_dir {'x' * 256}", REFUSED),
         Surrounding(f"{TRAIN} --save_dir {'y/' * 2100}", REFUSED),
         Surrounding(TRAIN, ALL, shell='mkdir gone; cd gone; rmdir ../gone; exec "$@"'),
+        Surrounding(TRAIN, REFUSED, shell='cd /proc; exec "$@"'),
         Surrounding(TRAIN, ALL, shell='umask 777; exec "$@"'),
         Surrounding(TRAIN, shell='umask 000; exec "$@"'),
         Surrounding(TRAIN, ALL, shell='ulimit -f 8; exec "$@"'),

@@ -15,19 +15,19 @@ CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.lin
 REMOVALS = {"os.remove", "os.rmdir"}
 FULL = (errno.ENOSPC, errno.EDQUOT)  # on a full disk files can be removed
 ERRORS = (*FULL, errno.EROFS, errno.EIO, errno.EACCES)
-STARTS = (("empty", ""), ("stopped", "--resume"), ("finished", "--overwrite"))
-MOST = 150  # operations; about as many as the longest of the runs has
+# What a run begins with, its flag, and about how many operations it has then.
+STARTS = (("empty", "", 100), ("stopped", "--resume", 70), ("finished", "--overwrite", 115))
 
 
 def operate(case: Case) -> None:
     """A run in which the n-th operation on files of its folder kills it, or fails for good; it is
     resumed and then is the run that nothing befell."""
     chance = case.chance
-    name, (state, flag) = chance.choice(list(RUNS)), chance.choice(STARTS)
+    name, (state, flag, most) = chance.choice(list(RUNS)), chance.choice(STARTS)
     line = f"{RUNS[name]} {flag}"
     case.enter(state, name)
     mode = chance.choice(["dies", "dies", "fails", "too large"])
-    at = chance.randrange(1, MOST)
+    at = chance.randrange(1, most)
     what, code = f"operation {at} {mode}", chance.choice(ERRORS)
     if mode == "too large":
         largest = chance.choice([20_000, 100_000, 330_000, 700_000])  # its output fits
