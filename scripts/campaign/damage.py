@@ -39,7 +39,8 @@ def damage_run(case: Case) -> None:
         evaluate(case, file)
     case.run("compare save", (0, 2))
     if not case.run(f"{RUNS[name]} --resume", (0, 2)).code:
-        untouched = file.read_bytes() == damaged  # nobody has read what is damaged
+        # Nobody has read what is damaged.
+        untouched = file.exists() and file.read_bytes() == damaged
         found = differences(run_below(case.ground.place("finished", name)), folder)
         case.problems += [text for text in found if not (untouched and text.startswith(file.name))]
     case.run(f"{RUNS[name]} --overwrite")

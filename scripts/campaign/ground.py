@@ -154,9 +154,15 @@ def differences(one: Path, other: Path) -> list[str]:
     return found
 
 
-def numbers(folder: Path) -> list[dict]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [without(json.loads(line)) for line in lines]
+def numbers(folder: Path) -> list[dict | str]:
+    """Curves of a run; what is broken in them as it is."""
+    found = []
+    for line in (folder / "metrics.jsonl").read_text(errors="replace").splitlines():
+        try:
+            found.append(without(json.loads(line)))
+        except (ValueError, AttributeError):
+            found.append(line)
+    return found
 
 
 def summary(folder: Path) -> list:

@@ -375,7 +375,7 @@ def images(case: Case) -> None:
     if case.chance.random() < 0.3:
         place(case, path)
     elif case.chance.random() < 0.15:
-        path.rename(os.fsencode(path.parent) + b"/\xff\n.png")
+        path.rename(path.with_name(os.fsdecode(b"\xff\n.png")))
     else:
         content = case.chance.choice(IMAGES)
         case.log.append(repr(content[:80]))
