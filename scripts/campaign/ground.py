@@ -95,11 +95,11 @@ class Case:
         """Begin with a copy of a working folder."""
         shutil.copytree(self.ground.place(state, name), self.folder, dirs_exist_ok=True)
 
-    def start(self, line: str | Sequence[str], **how) -> Child:
-        """Start a command; what becomes of it is the case's to judge."""
+    def start(self, line: str | Sequence[str], *how, **more) -> Child:
+        """Start a command as `Child` does; what becomes of it is the case's to judge."""
         words = line.split() if isinstance(line, str) else line
         self.log.append(f"$ {' '.join(map(repr, words)) if words is line else line}")
-        return Child(words, self.folder, **how)
+        return Child(words, self.folder, *how, **more)
 
     def run(
         self, line: str | Sequence[str], codes: Sequence[int] = (0,), limit: float = LIMIT, **how

@@ -3,7 +3,9 @@
 import signal
 import socket
 import time
+from datetime import timedelta
 
+from engine import distributed
 from scripts.campaign.ground import RUNS, Case
 
 WITHIN = 60.0  # seconds in which a process ends that has lost the other
@@ -20,7 +22,7 @@ def lose(case: Case) -> None:
         port = free.getsockname()[1]
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     children = [
-        case.start(line, environment={**group, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        case.start(line, {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)}, be_impatient)
         for rank in range(2)
     ]
     victim = case.chance.randrange(2)
@@ -28,5 +30,10 @@ def lose(case: Case) -> None:
     children[victim].send(signal.SIGKILL)
     case.log.append(f"rank {victim} is killed")
     case.note(children[victim].wait())
-    case.judge(children[1 - victim].wait(WITHIN), (1,))
+    case.judge(children[1 - victim].wait(WITHIN), (1, 2))
     case.run(f"{RUNS[name]} --sync_bn --epochs 4 --resume", (0, 2))
+
+
+def be_impatient() -> None:
+    """Wait some seconds, and not half an hour, for a process that never starts."""
+    distributed.TO_COME = timedelta(seconds=20)
