@@ -31,7 +31,7 @@ def lose(case: Case) -> None:
     case.log.append(f"rank {victim} is killed")
     case.note(children[victim].wait())
     case.judge(children[1 - victim].wait(WITHIN), (1, 2))
-    case.run(f"{RUNS[name]} --sync_bn --epochs 4 --resume", (0, 2))
+    case.run(f"{line} --resume")
 
 
 def be_impatient() -> None:
