@@ -23,7 +23,7 @@ def main(command: Callable[[Sequence[str]], Any]) -> None:
         try:
             distributed.check_environment()
             with distributed.process_group():
-                sys.stdout.reconfigure(errors="backslashreplace")  # names are of any characters
+                print_any_name(sys.stdout)
                 command(sys.argv[1:])
                 sys.stdout.flush()
         except UserError as error:
@@ -46,6 +46,12 @@ def main(command: Callable[[Sequence[str]], Any]) -> None:
                 raise
             print(f"stopped; {ON}", file=sys.stderr)
             raise SystemExit(130) from None
+
+
+def print_any_name(stream) -> None:
+    """Escape what a stream cannot encode: names are of any characters, even of any bytes."""
+    if stream.errors == "strict" or not stream.encoding.startswith("utf"):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def interrupted(error: BaseException | None) -> bool:

@@ -52,7 +52,7 @@ def variables() -> list[Surrounding]:
         {"HOME": None}, {"HOME": "/nowhere"}, {"HOME": ""}, {"TMPDIR": "/nowhere"}, {"TMPDIR": ""},
         {"PATH": "/nowhere"}, {"PATH": ""}, {"USER": None, "LOGNAME": None}, {"TERM": "dumb"},
         {"TZ": "nowhere"}, {"TZ": ""}, {"COLUMNS": "0"}, {"COLUMNS": "-1"}, {"COLUMNS": "x"},
-        {"COLUMNS": "1"}, {"LINES": "x"}, {"PYTHONWARNINGS": "error"}, {"PYTHONHASHSEED": "7"},
+        {"COLUMNS": "1"}, {"LINES": "x"}, {"PYTHONWARNINGS": "always"}, {"PYTHONHASHSEED": "7"},
         {"OMP_NUM_THREADS": "0"}, {"OMP_NUM_THREADS": "x"}, {"CUDA_VISIBLE_DEVICES": "x"},
         {"LANG": None, "LC_ALL": None}, {"PYTHONOPTIMIZE": "2"}, {"PYTHONDONTWRITEBYTECODE": "1"},
         {"GIT_DIR": "/nowhere"}, {"DISTILL_MIRROR": "nowhere"}, {"TQDM_DISABLE": "x"},
