@@ -1,10 +1,13 @@
 """How a command runs: what it prints when it fails, and its exit code."""
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import torch
 
 from dataset.stream import is_loss_of_a_reader
 from engine import distributed
@@ -42,6 +45,9 @@ def main(command: Callable[[Sequence[str]], Any]) -> None:
             if is_loss_of_a_reader(error):
                 print(KILLED, file=sys.stderr)
                 raise SystemExit(1) from None
+            if is_lack_of_memory(error):
+                print(f"error: {lacking(error)}; {ON}", file=sys.stderr)
+                raise SystemExit(1) from None
             if not interrupted(error):
                 raise
             print(f"stopped; {ON}", file=sys.stderr)
@@ -59,6 +65,20 @@ def interrupted(error: BaseException | None) -> bool:
     return isinstance(error, KeyboardInterrupt) or (
         error is not None and interrupted(error.__context__)
     )
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that the machine, or its GPU, has too little memory."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def lacking(error: BaseException) -> str:
+    """What did not fit, in one line."""
+    size = re.search(r"ried to allocate ([\d.]+ \w+)", str(error))
+    what = f" for another {size[1]}" if size else ""
+    return f"too little memory{what}: give smaller sizes or a smaller --batch_size"
 
 
 def show_warning(message, *_, **__) -> None:

@@ -23,7 +23,7 @@ from scripts.campaign.environment import surround, surroundings
 from scripts.campaign.ground import Case, Check, Ground
 from scripts.campaign.hostile import attack
 from scripts.campaign.kills import kill
-from scripts.campaign.lines import fuzz
+from scripts.campaign.lines import bound, fuzz
 from scripts.campaign.lost import lose
 from scripts.campaign.operations import operate
 from scripts.campaign.sizes import size
@@ -41,6 +41,7 @@ PARTS = {
     "operations": Part(400, operate),
     "damage": Part(300, damage),
     "hostile": Part(400, attack),
+    "bounds": Part(1400, bound),
     "lines": Part(5000, fuzz),
     "environment": Part(len(surroundings()), surround),
     "sizes": Part(250, size),

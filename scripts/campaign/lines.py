@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import os
+import random
 from functools import cache
 from unittest import mock
 
@@ -62,6 +63,11 @@ KINDS = {
     METAVARS[bool]: st.sampled_from(["on", "off"]),
     **dict.fromkeys(("PATH_T", "PATH_S", "CKPT"), st.just("teacher/last.pth")),
 }
+EDGES = {
+    METAVARS[int]: [0, 2**31 - 1, 2**63 - 1],
+    METAVARS[float]: ["5e-324", "1e-30", "1e30", "3e38", "1e308"],
+    METAVARS[tuple]: [f"1,{2**31 - 1}", f"1,{2**63 - 1}"],
+}
 seldom = st.sampled_from(range(12)).map(lambda drawn: drawn == 7)
 
 
@@ -70,6 +76,30 @@ def fuzz(case: Case) -> None:
     words = block(case.seed, case.number // BLOCK)[case.number % BLOCK]
     case.enter("empty")
     case.run(words, (0, 1, 2), prepare=stop_after_2_epochs)
+
+
+def bound(case: Case) -> None:
+    """One flag of a method or a command at the edge of what numbers may be."""
+    words = at_bounds()[case.number % len(at_bounds())]
+    case.enter("empty")
+    case.run(words, (0, 1, 2), prepare=stop_after_2_epochs)
+
+
+@cache
+def at_bounds() -> list[list[str]]:
+    """Command lines with each flag of each method, view and command at each edge, in any order."""
+    chosen = [(command,) for command in ("train_teacher", "transfer_student", "eval")]
+    chosen += [("train_student", f"--distill={method}") for method in METHODS]
+    chosen += [("train_student", f"--{view}={value(view)}") for view in VIEWS]
+    general = {action.dest for action in flags_of("train_teacher")}
+    lines = [
+        [words[0], *START[words[0]].split(), *words[1:], f"{action.option_strings[0]}={edge}"]
+        for words in chosen
+        for action in flags_of(*words)
+        if words[1:] == () or action.dest not in general
+        for edge in EDGES.get(action.metavar, ())
+    ]
+    return random.Random(0).sample(lines, len(lines))
 
 
 def stop_after_2_epochs() -> None:

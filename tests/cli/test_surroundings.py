@@ -1,10 +1,13 @@
-"""Odd surroundings: standard streams that are closed, a working folder that is gone."""
+"""Odd surroundings: closed standard streams, no working folder, too little memory."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -27,3 +30,26 @@ def test_a_working_folder_that_is_gone(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: the working folder cannot be found (No such file")
     assert done.stderr.count("\n") == 1
+
+
+def runs_out(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has ...")
+
+
+@pytest.mark.parametrize(
+    ("command", "lacks"),
+    [
+        (lambda _: torch.empty(1 << 50), "too little memory for another 4503599627370496 bytes"),
+        (lambda _: bytes(1 << 60), "too little memory"),
+        (runs_out, "too little memory for another 2.50 GiB"),
+    ],
+    ids=["torch", "python", "cuda"],
+)
+def test_too_little_memory(command, lacks, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"error: {lacks}: give smaller sizes or a smaller --batch_size; --resume"
+    )
