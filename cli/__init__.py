@@ -37,8 +37,8 @@ if sys.version_info < (3, 11):  # noqa: UP036 - an older one has to hear of it
 open_missing_streams()
 try:
     os.getcwd()
-except OSError as error:  # torch would end the process
-    complain(f"the working folder cannot be found ({error.strerror}): go to one that is there")
+except OSError:
+    complain("the folder that this was started in is gone: change to one that is there")
 missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 if missing:
     complain(
