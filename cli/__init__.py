@@ -20,11 +20,21 @@ def stop_quietly(kind, error, traceback):
         sys.__excepthook__(kind, error, traceback)
 
 
+def open_missing_streams():
+    """Where a standard stream is closed, take its place: else a file of the run would have it."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            setattr(sys, name, open(os.devnull, "w" if descriptor else "r"))  # noqa: SIM115
+
+
 if sys.version_info < (3, 11):  # noqa: UP036 - an older one has to hear of it
     complain(
         "this is Python %d.%d and 3.11 or newer is needed: run `sh scripts/setup.sh` with a newer "  # noqa: UP031
         "one (PYTHON=python3.12 sh scripts/setup.sh), then .venv/bin/python" % sys.version_info[:2]
     )
+open_missing_streams()
 try:
     os.getcwd()
 except OSError:

@@ -84,6 +84,10 @@ def check_objective(options: StudentResolved) -> None:
         raise UserError("--distill kd is the -a term already: give its weight with -a, and -b 0")
     if not (options.gamma or options.alpha or options.beta):
         raise UserError("-r, -a and -b are all 0: there is nothing to train on")
+    idle = [n for n in ("warmup", "init_epochs") if n in choice.without_effect(options)]
+    if typed := [name for name in idle if options.origin[name] == "typed"]:
+        why = {"warmup": "its weight is 0; -b sets it", "init_epochs": "it has no first stage"}
+        raise UserError(f"--{typed[0]} has no meaning for {name} here: {why[typed[0]]}")
     if options.beta and options.warmup > options.epochs:
         warnings.warn(
             f"the weight of {name} grows over {options.warmup} epochs and the run has "

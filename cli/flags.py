@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from dataset import DATASETS
 from distiller_zoo import METHODS
 from engine.bank import TYPES
-from helper.options import count, not_negative, option, positive, positive_number, positive_share
+from helper.options import (
+    count,
+    not_negative,
+    option,
+    positive,
+    positive_number,
+    positive_share,
+    seed,
+)
 from models import MODELS
 
 ELSEWHERE = "torchvision:NAME, timm:NAME or package.module:function"
@@ -26,12 +34,12 @@ class FractionOptions:
     train_fraction: float = option(
         1.0, "share of the training images to train on, of each class alike", parse=positive_share
     )
-    fraction_seed: int = option(0, "which of them, where it is not all", parse=count)
+    fraction_seed: int = option(0, "which of them, where it is not all", parse=seed)
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    trial: int = option(1, "number of the run; ends the name of its folder", parse=count)
+    trial: int = option(1, "number of the run; ends the name of its folder", parse=seed)
     save_dir: str = option("./save", "where runs are kept")
     resume: bool = option(False, "go on with a run that was stopped; start it if it never ran")
     overwrite: bool = option(False, "start anew where a run already is")

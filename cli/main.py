@@ -1,10 +1,13 @@
 """How a command runs: what it prints when it fails, and its exit code."""
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import torch
 
 from dataset.stream import is_loss_of_a_reader
 from engine import distributed
@@ -20,12 +23,12 @@ def main(command: Callable[[Sequence[str]], Any]) -> None:
     """Run a command on this process's arguments. Bad input: one line on stderr and exit code 2."""
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
-        if sys.stdout.errors == "strict":  # names of files may be any bytes
-            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             distributed.check_environment()
             with distributed.process_group():
+                print_any_name(sys.stdout)
                 command(sys.argv[1:])
+                sys.stdout.flush()
         except UserError as error:
             if distributed.reports_errors():
                 print(f"error: {one_line(error)}", file=sys.stderr)
@@ -42,6 +45,9 @@ def main(command: Callable[[Sequence[str]], Any]) -> None:
             if is_loss_of_a_reader(error):
                 print(KILLED, file=sys.stderr)
                 raise SystemExit(1) from None
+            if is_lack_of_memory(error):
+                print(f"error: {lacking(error)}; {ON}", file=sys.stderr)
+                raise SystemExit(1) from None
             if interrupted(error):
                 print(f"stopped; {ON}", file=sys.stderr)
                 raise SystemExit(130) from None
@@ -51,6 +57,12 @@ def main(command: Callable[[Sequence[str]], Any]) -> None:
                 drop_output()
                 raise SystemExit(1) from None
             raise
+
+
+def print_any_name(stream) -> None:
+    """Escape what a stream cannot encode: names are of any characters, even of any bytes."""
+    if stream.errors == "strict" or not stream.encoding.startswith("utf"):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def interrupted(error: BaseException | None) -> bool:
@@ -72,6 +84,20 @@ def drop_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that the machine, or its GPU, has too little memory."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def lacking(error: BaseException) -> str:
+    """What did not fit, in one line."""
+    size = re.search(r"ried to allocate ([\d.]+ \w+)", str(error))
+    what = f" for another {size[1]}" if size else ""
+    return f"too little memory{what}: give smaller sizes or a smaller --batch_size"
 
 
 def show_warning(message, *_, **__) -> None:

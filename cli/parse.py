@@ -1,9 +1,9 @@
 """From a command line to the options of a run: general flags, then those of what was chosen."""
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 from cli.choice import StudentResolved, check_objective, choose
@@ -49,7 +49,7 @@ def parse_transfer(argv: Sequence[str]) -> Resolved:
         of = PROBE_RECIPE["epochs"]
         decays = in_proportion(PROBE_RECIPE["lr_decay_epochs"], of, typed.get("epochs", of))
         probe = {**PROBE_RECIPE, "lr_decay_epochs": decays}
-        if Path(typed.get("path_s", "")).is_file() and not typed.get("model_s"):
+        if os.path.isfile(typed.get("path_s", "")) and not typed.get("model_s"):
             probe["model_s"] = network_of(typed["path_s"], "--model_s")
         return resolve(classes, ("linear probe", probe), ("typed", typed))
 

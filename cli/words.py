@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -48,11 +49,11 @@ def parse(
         parser.add_switches("views", *(VIEWS[name].Options for name in VIEWS))
     if len(words) < len(argv):
         print(parser.format_help())
-        print(networks())
+        print(networks(), flush=True)  # a full disk is told here, and not at the exit
         raise SystemExit(0)
     typed = read_words(parser, words)
     with config.in_file(path):
-        configured = read_words(parser, config.words_of(path) if path else [])
+        configured = read_config(parser, config.words_of(path) if path else [])
     for name in configured.keys() & typed.keys():
         if configured[name] != typed[name]:
             warnings.warn(
@@ -98,7 +99,7 @@ def import_methods(where: str) -> None:
     """
     if "" not in sys.path:
         sys.path.insert(0, "")  # a package of the working folder
-    if not Path(where).is_dir() and not where.endswith(".py"):
+    if not os.path.isdir(where) and not where.endswith(".py"):
         try:
             importlib.import_module(where)
         except (Exception, SystemExit) as error:  # whatever somebody's module raises
@@ -107,8 +108,8 @@ def import_methods(where: str) -> None:
                 f"{type(error).__name__}: {error}"
             ) from error
         return
-    files = sorted(Path(where).glob("*.py")) if Path(where).is_dir() else [Path(where)]
-    if not files or not files[0].is_file():
+    files = sorted(Path(where).glob("*.py")) if os.path.isdir(where) else [Path(where)]
+    if not files or not os.path.isfile(files[0]):
         raise UserError(f"--methods_dir {where}: there are no .py files")
     for file in files:
         with METHODS.noting_broken(str(file)):
@@ -142,6 +143,16 @@ def read_words(parser: Parser, words: Sequence[str]) -> dict[str, Any]:
     if unknown:
         raise UserError(explain_unknown(unknown[0], words, parser))
     return vars(typed)
+
+
+def read_config(parser: Parser, words: Sequence[str]) -> dict[str, Any]:
+    """The same of a config file, which has each flag once, in one of its spellings."""
+    values = read_words(parser, words)
+    if len(values) < len(words):
+        names = [name for word in words for name in read_words(parser, [word])]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{twice} is set twice: leave one")
+    return values
 
 
 def strip_help(argv: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from helper.errors import UserError
 
 MIN_SIZE = 8  # pixels a side; the networks halve an image at least twice
+LARGEST_SIZE = 8192  # pixels a side: a batch of one such image takes gigabytes
 
 
 class Batch(NamedTuple):
@@ -91,6 +92,10 @@ def check_image_size(image_size: int) -> None:
     if image_size < MIN_SIZE:
         raise UserError(
             f"images of {image_size} x {image_size} are too small: use at least {MIN_SIZE}"
+        )
+    if image_size > LARGEST_SIZE:
+        raise UserError(
+            f"images of {image_size} x {image_size} are too large: use at most {LARGEST_SIZE}"
         )
 
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helper.options import option, positive, positive_number
+from helper.options import at_most, option, positive, positive_number
 from models.adapters import to_smaller
 
 from . import METHODS
@@ -34,7 +34,9 @@ class FactorTransfer(Distiller):
     @dataclass(frozen=True)
     class Options:
         ft_k: float = option(
-            0.5, "channels of a factor, in shares of the teacher's", parse=positive_number
+            0.5,
+            "channels of a factor, in shares of the teacher's",
+            parse=at_most(100, positive_number),
         )
         ft_p1: int = option(2, "power of an activation in a factor's attention", parse=positive)
         ft_p2: int = option(1, "power of the difference of factors", parse=positive)

@@ -28,7 +28,8 @@ class KDSVD(Distiller):
     each vector of the teacher sum to at least 0, as those of the strongest vector of a map after
     ReLU do in any case.
 
-    Raises ValueError where the networks' stages differ in channels or there are fewer than two.
+    Raises ValueError where the networks' stages differ in channels or there are fewer than two, and
+    where the teacher's smallest map has fewer than k singular vectors.
     Reference: HobbitLong/RepDistiller, distiller_zoo/KDSVD.py (with the signs that LAPACK gives).
     """
 
@@ -54,11 +55,22 @@ class KDSVD(Distiller):
                 f"kdsvd needs two stages or more with equal channels, and got {shapes}: choose a "
                 "student with the teacher's channels, or --distill vid, which brings its own"
             )
+        smallest = min(setup.teacher.stages[: self.stages], key=rank)
+        if options.kdsvd_k > rank(smallest):
+            raise ValueError(
+                f"--kdsvd_k {options.kdsvd_k} is more than the {rank(smallest)} singular vectors "
+                f"that the teacher's map {tuple(smallest.shape[1:])} has: give no more"
+            )
 
     def forward(self, student, teacher, batch):
         pairs = zip(student.stages[: self.stages], teacher.stages[: self.stages], strict=True)
         stages = [matched_vectors(s, t, self.options.kdsvd_k) for s, t in pairs]
         return sum(adjacent_loss(*two).sum() for two in pairwise(stages))
+
+
+def rank(x: Tensor) -> int:
+    """How many singular vectors maps (B, C, H, W) have as matrices (H * W, C)."""
+    return min(x.flatten(2).shape[1:])
 
 
 def adjacent_loss(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import torch
 
-from helper.options import count, not_negative, option, share
+from helper.options import at_most, count, not_negative, option, share
 from models.base import Features
 
 from .base import Distiller
@@ -22,7 +22,9 @@ class NoisyTeacher(Distiller):
 
     @dataclass(frozen=True)
     class Options:
-        noisy_teachers: int = option(1, "noisy copies of the teacher's features", parse=count)
+        noisy_teachers: int = option(
+            1, "noisy copies of the teacher's features", parse=at_most(1000, count)
+        )
         feature_noise: float = option(0.1, "share of noise in a copy's features", parse=share)
         feature_noise_std: float = option(
             0.1, "standard deviation of that noise", parse=not_negative

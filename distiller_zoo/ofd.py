@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helper.options import option, positive
+from helper.options import at_most, option, positive
 from models.base import he_init
 
 from . import METHODS
@@ -39,7 +39,9 @@ class OFD(Distiller):
 
     @dataclass(frozen=True)
     class Options:
-        ofd_kernel: int = option(1, "size of the connectors' convolution", parse=positive)
+        ofd_kernel: int = option(
+            1, "size of the connectors' convolution", parse=at_most(99, positive)
+        )
         ofd_teacher: str = option(
             "train",
             "the teacher's BatchNorm: statistics of the batch (train, as published) or stored ones",

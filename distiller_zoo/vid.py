@@ -61,7 +61,8 @@ class Likelihood(nn.Module):
             nn.ReLU(),
             nn.Conv2d(c_t, c_t, 1, bias=False),
         )
-        start = torch.tensor(max(variance - eps, eps)).double().expm1().log().float()
+        least = torch.tensor(max(variance - eps, eps)).double()
+        start = (least + (-(-least).expm1()).log()).float()  # log(exp(x) - 1), for any x
         self.log_scale = nn.Parameter(start.repeat(c_t))  # variance = softplus of it, plus eps
 
     def forward(self, s: Tensor, t: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from helper.options import (
+    at_most,
     not_negative,
     option,
     positive,
@@ -24,6 +25,8 @@ from . import VIEWS
 from .base import Distiller, LogitDistiller, Rows, View
 from .noisy_teacher import NoisyTeacher
 
+LARGEST_GRID = 64  # regions a side
+
 
 def grid_sizes(text: str) -> tuple[int, ...]:
     """'1,2,4' or '[1,2,4]' -> (1, 2, 4)"""
@@ -31,8 +34,10 @@ def grid_sizes(text: str) -> tuple[int, ...]:
         sizes = whole_numbers(text)
     except ValueError:
         sizes = ()
-    if not sizes or sizes[0] != 1 or sorted(set(sizes)) != list(sizes):
-        raise ArgumentTypeError(f"{text!r} is no growing list of grid sizes from 1 on: try 1,2,4")
+    if not sizes or sizes[0] != 1 or sizes[-1] > LARGEST_GRID or sorted(set(sizes)) != list(sizes):
+        raise ArgumentTypeError(
+            f"{text!r} is no growing list of grid sizes from 1 to {LARGEST_GRID}: try 1,2,4"
+        )
     return sizes
 
 
@@ -101,7 +106,7 @@ class Tekap(View):
     @dataclass(frozen=True)
     class Options:
         tekap: bool = option(False, "TeKAP: the teacher again, several times, with noise")
-        tekap_copies: int = option(3, "noisy copies of the teacher", parse=positive)
+        tekap_copies: int = option(3, "noisy copies of the teacher", parse=at_most(1000, positive))
         tekap_noise: float = option(0.1, "share of noise in a copy", parse=share)
         tekap_weight: float = option(
             0.8, "weight of a copy; the clean teacher has 1", parse=not_negative

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from engine import distributed, sync_batchnorm
 from helper.errors import UserError
-from helper.options import count, option
+from helper.options import option, seed
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -27,7 +27,7 @@ class DeviceOptions:
         "all", "which networks run in channels-last layout", choices=("all", "teacher", "off")
     )
     compile: bool = option(False, "torch.compile the networks: slow to start, then faster")
-    seed: int | None = option(None, "seed of everything random (default: the trial)", parse=count)
+    seed: int | None = option(None, "seed of everything random (default: the trial)", parse=seed)
     sync_bn: bool = option(False, "BatchNorm over the images of all processes, as on one device")
     tf32: bool = option(
         True, "convolutions in float32 round to TF32 on a GPU, as is PyTorch's default; matrix "

@@ -8,11 +8,36 @@ A value is read as it stands there, the way the command line would read it.
 """
 
 import contextlib
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from helper.errors import UserError
+
+LARGEST = 1 << 16  # bytes; PyYAML takes a second for so many
+
+
+def read_yaml(path: Path, read: Callable[[bytes], Any] = yaml.compose) -> Any:
+    """What one of PyYAML's readers makes of a file.
+
+    Raises UserError where it cannot be read, is larger than LARGEST, or no YAML.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    if len(content) > LARGEST:
+        raise UserError(f"{path} has more than {LARGEST:,} bytes: shorten it")
+    try:
+        return read(content)
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply: at most a list is a value") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path} is no YAML: {error}") from None
 
 
 def words_of(path: str) -> list[str]:
@@ -20,23 +45,16 @@ def words_of(path: str) -> list[str]:
 
     Raises UserError where it is missing, no YAML, or more than names with values.
     """
-    file = Path(path)
-    if not file.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"no config file {path}: give the path of a .yaml file with --cfg")
-    try:
-        root = yaml.compose(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML: {error}") from None
+    root = read_yaml(Path(path))
     if not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path} holds no flags: expected lines such as 'distill: kd'")
-    words, seen = [], set()
+    words = []
     for key, value in root.value:
         where = f"{path}, line {key.start_mark.line + 1}"
         if not isinstance(key, yaml.ScalarNode) or key.value == "cfg":
             raise UserError(f"{where}: {getattr(key, 'value', '?')!s} is no flag of a config")
-        if key.value in seen:
-            raise UserError(f"{where}: {key.value} is set a second time")
-        seen.add(key.value)
         words.append(f"--{key.value}={text_of(value, f'{where}: {key.value}')}")
     return words
 
@@ -57,4 +75,7 @@ def text_of(value: yaml.Node, where: str) -> str:
         raise UserError(f"{where} is a table: expected a value or a list of values")
     if isinstance(value, yaml.ScalarNode) and value.value in ("", "~", "null"):
         raise UserError(f"{where} has no value")
-    return ",".join(part.value for part in parts)
+    text = ",".join(part.value for part in parts)
+    if "\0" in text:  # a command line has none, nor has the name of a file
+        raise UserError(f"{where} has a NUL byte")
+    return text

@@ -27,7 +27,8 @@ GENERAL = frozenset({
 })  # fmt: skip
 # Other spellings of these, and what experiments call the number of processes.
 RESERVED = GENERAL | {"a", "b", "d", "lr", "m", "processes", "r", "wd"}
-LARGEST = 2**63 - 1
+LARGEST = 2**31 - 1  # whole number; of a seed 2**63 - 1
+LARGEST_FLOAT = 3.4e38  # float32 has no larger one
 METAVARS = {bool: "on|off", int: "N", float: "X", tuple: "N,N"}
 TRUE, FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
@@ -52,24 +53,24 @@ def option(
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1, below 2**63."""
+    """A whole number from 1 to LARGEST."""
     if (value := whole(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return value
 
 
-def whole(text: str) -> int:
-    """A whole number that fits into 64 bits."""
-    if not -LARGEST <= (value := int(text)) <= LARGEST:
-        raise argparse.ArgumentTypeError(f"{text} is too large")
+def whole(text: str, largest: int = LARGEST) -> int:
+    """A whole number that is not too large."""
+    if not -largest <= (value := int(text)) <= largest:
+        raise argparse.ArgumentTypeError(f"{text} is too large: {largest} at most")
     return value
 
 
 def not_negative(text: str) -> float:
     """A finite number of at least 0."""
     value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+    if not 0 <= value <= LARGEST_FLOAT:
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0 in float32")
     return value
 
 
@@ -78,6 +79,17 @@ def positive_number(text: str) -> float:
     if (value := not_negative(text)) == 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
+
+
+def at_most(largest: float, parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A parser whose values end at `largest`."""
+
+    def bounded(text: str) -> Any:
+        if (value := parse(text)) > largest:
+            raise argparse.ArgumentTypeError(f"{text} is more than {largest}")
+        return value
+
+    return bounded
 
 
 def share(text: str) -> float:
@@ -95,8 +107,17 @@ def positive_share(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A whole number of at least 0, below 2**63."""
-    if (value := whole(text)) < 0:
+    """A whole number from 0 to LARGEST."""
+    return not_below_0(text, whole(text))
+
+
+def seed(text: str) -> int:
+    """A whole number from 0 to 2**63 - 1."""
+    return not_below_0(text, whole(text, 2**63 - 1))
+
+
+def not_below_0(text: str, value: int) -> int:
+    if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is not at least 0")
     return value
 
@@ -105,7 +126,7 @@ def whole_numbers(text: str) -> tuple[int, ...]:
     """'150,180,210' or '[150,180,210]' -> (150, 180, 210); '' or '[]' -> ()"""
     if text[:1] + text[-1:] in ("[]", "()"):
         text = text[1:-1]
-    return tuple(int(part) for part in text.split(",")) if text.strip() else ()
+    return tuple(whole(part) for part in text.split(",")) if text.strip() else ()
 
 
 def switch(text: str) -> bool:
@@ -125,6 +146,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         raise UserError(message)
+
+    def _get_values(self, action, arg_strings):
+        # Of `--flag=--` argparse would make an empty list, whatever the flag's type.
+        if action.option_strings and arg_strings == ["--"]:
+            raise argparse.ArgumentError(action, "-- is no value")
+        return super()._get_values(action, arg_strings)
 
     def add(self, *classes: type) -> None:
         """Add the flags of dataclasses; a flag that several of them share is added once."""

@@ -28,6 +28,7 @@ from cli.main import main, one_line
 from cli.words import explain_unknown, strip_help
 from distiller_zoo import VIEWS
 from engine.recipe import in_proportion
+from helper.config import read_yaml
 from helper.errors import UserError
 from helper.files import check_output, write_whole
 from helper.options import Parser, option
@@ -312,10 +313,7 @@ def published_columns(rows: list[list[Result]]) -> list[Column]:
 
 def read_published() -> list[dict[str, Any]]:
     """The entries of published.yaml; UserError that says which of them is none."""
-    try:
-        entries = yaml.safe_load(PUBLISHED.read_bytes()) or []
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{PUBLISHED} cannot be read: {error}") from None
+    entries = read_yaml(PUBLISHED, yaml.safe_load) or []
     for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
         if wrong := wrong_in(entry, PUBLISHED_ENTRY):
             raise UserError(

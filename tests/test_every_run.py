@@ -25,7 +25,12 @@ def line_of(name: str) -> str:
     flags = {field.name for field in dataclasses.fields(METHODS[name].Options)}
     small = " ".join(f"--{flag} {value}" for flag, value in SMALL.items() if flag in flags)
     networks = "--path_t teacher.pth --model_t resnet14 --model_s resnet8"
-    return f"train_student {networks} {DATA} --distill {name} {small} --init_epochs 2 --epochs 2"
+    small += " --init_epochs 2" if has_two_stages(name) else ""
+    return f"train_student {networks} {DATA} --distill {name} {small} --epochs 2"
+
+
+def has_two_stages(name: str) -> bool:
+    return METHODS[name].first_stage is not Distiller.first_stage
 
 
 def states(folder) -> dict:
@@ -42,9 +47,8 @@ def test_trains_and_resumes_bit_for_bit(name, run, tmp_path, monkeypatch):
     run(f"{line} --save_dir whole")
     whole = states(tmp_path / "whole")
 
-    two_stages = METHODS[name].first_stage is not Distiller.first_stage
     save = Run._save_resume_file
-    for last in (1, 3) if two_stages else (1,):
+    for last in (1, 3) if has_two_stages(name) else (1,):
         folder, saved = tmp_path / f"killed{last}", []
 
         def dying(*args, saved=saved, last=last):
@@ -56,7 +60,7 @@ def test_trains_and_resumes_bit_for_bit(name, run, tmp_path, monkeypatch):
         monkeypatch.setattr(Run, "_save_resume_file", dying)
         with pytest.raises(Killed):
             run(f"{line} --save_dir {folder}")
-        assert saved[-1] == ("first" if two_stages and last == 1 else "main")
+        assert saved[-1] == ("first" if has_two_stages(name) and last == 1 else "main")
         monkeypatch.setattr(Run, "_save_resume_file", save)
         run(f"{line} --save_dir {folder} --resume")
         resumed = states(folder)

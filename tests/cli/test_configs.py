@@ -187,8 +187,14 @@ def test_every_spelling_of_a_flag_is_one_of_a_config(tmp_path):
         ("epochs: [1, 2]", "a.yaml: argument --epochs"),
         ("epochs:", "line 1: epochs has no value"),
         ("epochs: {a: 1}", "line 1: epochs is a table"),
-        ("epochs: 1\nalpha: 2\nepochs: 3", "line 3: epochs is set a second time"),
+        ("epochs: 1\nalpha: 2\nepochs: 3", "a.yaml: epochs is set twice"),
         ("distill: kdd", "no method 'kdd'"),
+        ("batch_size: 8\nbatch-size: 9", "a.yaml: batch_size is set twice"),
+        ("M: [1, 2]\nsdd: [1, 2]", "a.yaml: sdd is set twice"),
+        ("epochs: --", "a.yaml: argument --epochs: -- is no value"),
+        ('save_dir: "a\\0b"', "line 1: save_dir has a NUL byte"),
+        ("a: " + 3000 * "[", "^[^ ]*a.yaml is nested too deeply"),
+        ("".join(f"a{n}: 1\n" for n in range(200_000)), "^[^ ]*a.yaml has more than 65,536 bytes"),
         ("M: [2, 4]", "a.yaml: argument --sdd.*no growing list"),
         ("cfg: b.yaml", "line 1: cfg is no flag of a config"),
         ("kd", "a.yaml holds no flags"),
@@ -201,6 +207,23 @@ def test_a_wrong_config_is_explained(text, words, tmp_path):
         resolved(tmp_path, text)
 
 
-def test_no_such_config():
-    with pytest.raises(UserError, match=r"no config file x\.yaml"):
-        config.words_of("x.yaml")
+@pytest.mark.parametrize("name", ["x.yaml", 300 * "x"])
+def test_no_such_config(name):
+    with pytest.raises(UserError, match=f"no config file {name}"):
+        config.words_of(name)
+
+
+def test_a_config_that_may_not_be_read(tmp_path, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("io.open", denied)
+    (tmp_path / "a.yaml").touch()
+    with pytest.raises(UserError, match="cannot read .*a.yaml: Permission denied"):
+        config.words_of(str(tmp_path / "a.yaml"))
+
+
+def test_a_config_is_utf_8_in_any_locale(tmp_path, monkeypatch):
+    (tmp_path / "a.yaml").write_bytes("save_dir: größe\n".encode())
+    monkeypatch.setattr("locale.getencoding", lambda: "ascii")
+    assert config.words_of(str(tmp_path / "a.yaml")) == ["--save_dir=größe"]

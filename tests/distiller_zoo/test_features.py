@@ -124,6 +124,13 @@ def test_vid_is_finite_for_any_scale():
     assert_finite(likelihood(s, torch.randn(2, 4, 4, 4)), s, likelihood.log_scale)
 
 
+@pytest.mark.parametrize("variance", [1e-9, 0.1, 5.0, 800.0])
+def test_vid_starts_at_the_variance_that_is_given(variance):
+    likelihood = vid.Likelihood(3, 4, variance, eps=1e-5)
+    start = F.softplus(likelihood.log_scale) + likelihood.eps
+    torch.testing.assert_close(start, torch.full((4,), max(variance, 2e-5)))
+
+
 @pytest.fixture
 def setup():
     student, teacher = (MODELS[name](10).eval() for name in ("resnet8", "resnet14"))

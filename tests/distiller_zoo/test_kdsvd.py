@@ -95,6 +95,13 @@ def test_networks_it_cannot_compare():
         KDSVD(KDSVD.Options(), setup_of([], maps(SHAPES[0])))
 
 
+def test_more_vectors_than_the_smallest_map_has():
+    setup = setup_of(maps(*SHAPES), maps(*SHAPES))
+    KDSVD(KDSVD.Options(kdsvd_k=4), setup)
+    with pytest.raises(ValueError, match=r"--kdsvd_k 5 is more than the 4 .*\(12, 2, 2\)"):
+        KDSVD(KDSVD.Options(kdsvd_k=5), setup)
+
+
 def test_equal_singular_values_give_orthonormal_vectors():
     x = torch.zeros(2, 3, 2, 2)
     x[:, 0, 0, 0] = x[:, 1, 0, 1] = 1.0

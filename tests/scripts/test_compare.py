@@ -299,9 +299,9 @@ def test_what_was_published_stands_beside_it(tmp_path, capsys, table, monkeypatc
         ("- {data: 5, model: b, accuracy: 1}", "entry 1: data is 5"),
         ("{data: [a], model: b, accuracy: 1}", "entry 1: data is such a list"),
         ("words", "entry 1: it is a str"),
-        ("{", "cannot be read: while parsing"),
-        ("[" * 3000, "cannot be read: maximum recursion"),
-        ("\x00", "cannot be read: unacceptable character"),
+        ("{", "is no YAML: while parsing"),
+        ("[" * 3000, "is nested too deeply"),
+        ("\x00", "is no YAML: unacceptable character"),
     ],
 )
 def test_a_broken_published_table_is_an_error(text, says, tmp_path, monkeypatch):
