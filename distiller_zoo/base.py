@@ -94,6 +94,8 @@ class Distiller(nn.Module):
     recipe: ClassVar[Recipe] = Recipe()
     # Names of the features that its losses read of either network; empty: unknown, maybe all.
     reads: ClassVar[frozenset[str]] = frozenset()
+    # Whether its losses read nothing on the host, so that a step with them can be captured.
+    capturable: ClassVar[bool] = True
     views: tuple[View, ...] = ()  # in front of it
 
     @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class KDSVD(Distiller):
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0)
     reads = frozenset({"stages"})
+    capturable = False  # the host reads whether the eigendecomposition converged
 
     @dataclass(frozen=True)
     class Options:

@@ -34,6 +34,7 @@ class NoisyTeacher(Distiller):
         super().__init__(options, setup)
         self.method, self.recipe = method, method.recipe
         self.reads = method.reads and method.reads | {"pooled"}
+        self.capturable = method.capturable
 
     @property
     def teacher_mode(self):

@@ -33,6 +33,9 @@ class DeviceOptions:
         True, "convolutions in float32 round to TF32 on a GPU, as is PyTorch's default; matrix "
         "products never do", added=True,
     )  # fmt: skip
+    cuda_graph: bool = option(
+        False, "capture a step once and replay it, on one GPU: no time between kernels", added=True
+    )
     deterministic: bool = option(False, "only deterministic kernels: slower, equal from run to run")
 
 
@@ -93,6 +96,7 @@ class Numerics:
     compile: bool = False
     sync_bn: bool = False
     tf32: bool = True
+    cuda_graph: bool = False
 
     @property
     def gpu(self) -> str | None:
@@ -110,7 +114,8 @@ class Numerics:
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.amp == "off":
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, HALF[self.amp])
+        # A captured step casts the weights itself: none may be left from before the capture.
+        return torch.autocast(self.device.type, HALF[self.amp], cache_enabled=not self.cuda_graph)
 
     def place(self, network: nn.Module, role: str) -> nn.Module:
         """Move a network ("student" or "teacher") to the device, in the layout of its role."""
@@ -171,5 +176,5 @@ def start(options: DeviceOptions) -> Numerics:
     torch.backends.cudnn.allow_tf32 = options.tf32
     torch.backends.cuda.matmul.allow_tf32 = False  # of losses and classifiers
     distributed.join(device)
-    names = ("amp", "channels_last", "compile", "sync_bn", "tf32")
+    names = ("amp", "channels_last", "compile", "sync_bn", "tf32", "cuda_graph")
     return Numerics(device, **{name: getattr(options, name) for name in names})

@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from dataset.loader import Loader
 from engine import distributed
 from engine.device import seed_everything
 from engine.evaluate import evaluate
+from engine.graph import StageStep, make_step
 from engine.meter import Meter, NotFinite
 from engine.stage import Stage
-from engine.step import train_step
 from helper.errors import UserError
 
 DROPOUT_VERSION = 2  # of the seeds of networks that draw; raise it when their numbers change
@@ -44,13 +43,15 @@ def fit(stage: Stage, train: Loader, test: Loader, recorder: Recorder, print_fre
     done = recorder.restore(stage)
     if done >= stage.epochs:
         return
-    model = distributed.data_parallel(stage.task)
+    step = make_step(stage, distributed.data_parallel(stage.task), train)
     for epoch in range(done + 1, stage.epochs + 1):
-        started = time.perf_counter()
+        started, replayed = time.perf_counter(), step.replays
         with explained(stage, epoch, recorder):
             facts = stage.task.begin_epoch(epoch, place_of(stage, epoch))
-            means = train_epoch(stage, model, train, epoch, recorder, print_freq)
+            means = train_epoch(stage, step, train, epoch, recorder, print_freq)
             seconds = time.perf_counter() - started
+            if stage.task.numerics.cuda_graph:
+                facts["graph_replays"] = step.replays - replayed
             distributed.broadcast_buffers(stage.task.student)
             tested = evaluate(stage.task.eval().predict, test) if stage.is_main else {}
         numbers = {
@@ -65,29 +66,28 @@ def fit(stage: Stage, train: Loader, test: Loader, recorder: Recorder, print_fre
 
 
 def train_epoch(
-    stage: Stage, model: nn.Module, train: Loader, epoch: int, recorder: Recorder, print_freq: int
+    stage: Stage, step: StageStep, train: Loader, epoch: int, recorder: Recorder, print_freq: int
 ) -> dict[str, float]:
     """One pass over the training set -> means of the terms, the total `loss`, accuracy `acc` in %.
 
-    `model` is the stage's task, possibly data parallel. Everything random follows from the seed,
-    the stage and the epoch's number, so that a resumed run repeats the run that was never stopped.
+    Everything random follows from the seed, the stage and the epoch's number, so that a resumed run
+    repeats the run that was never stopped.
     The device is waited for in the first step and in every `print_freq` of them, and only then.
     """
     stage.task.seed_losses(epoch_seed(train.seed, stage.name, epoch))
     seed_everything(epoch_seed(train.seed, stage.name, epoch, distributed.rank()))
-    for group in stage.optimizer.param_groups:
-        group["lr"] = stage.schedule(epoch)
-    model.train()
+    stage.rate = stage.schedule(epoch)
+    stage.task.train()
     meter = Meter()
     with contextlib.closing(
         progress_bar(stage, train.batches(place_of(stage, epoch)), len(train), epoch)
     ) as bar:
-        for step, batch in enumerate(bar, start=1):
-            meter.add(train_step(stage, model, batch), len(batch.labels))
-            if step == 1 or step % print_freq == 0:
+        for number, batch in enumerate(bar, start=1):
+            meter.add(step(batch), len(batch.labels))
+            if number == 1 or number % print_freq == 0:
                 means = meter.read()
                 bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()})
-                recorder.log_step(stage, (epoch - 1) * len(train) + step, means)
+                recorder.log_step(stage, (epoch - 1) * len(train) + number, means)
     return meter.read()
 
 

@@ -35,6 +35,9 @@ class Output(NamedTuple):
 class Task(nn.Module):
     """A student in training. `forward` gives the losses of one batch of it."""
 
+    generator: torch.Generator | None = None  # of the losses, alike on all processes
+    capturable = True  # whether a step of it reads nothing on the host: `engine.graph`
+
     def __init__(self, student: Classifier, numerics: Numerics):
         super().__init__()
         self.student, self.numerics = numerics.place(student, "student"), numerics
@@ -59,7 +62,9 @@ class Task(nn.Module):
             return self.run_student(self.numerics.images(images, "student")).logits.float()
 
     def seed_losses(self, seed: int) -> None:
-        """Seed what the losses draw from, which is alike on all processes."""
+        """Seed what the losses draw from."""
+        if self.generator is not None:
+            self.generator.manual_seed(seed)
 
     def training_state(self) -> dict[str, Tensor]:
         """Everything that training changes."""
@@ -105,7 +110,8 @@ class Distillation(Task):
             teacher.normalise_by_batch()
         device = self.numerics.device
         self.kd, self.method = kd.to(device), method.to(device)
-        self.name, self.recipe = name, recipe
+        self.name, self.recipe, self.generator = name, recipe, method.generator
+        self.capturable = method.capturable or not recipe.beta
         # Share of the method's weight in this epoch. A tensor, so that a captured step reads it.
         ramp = torch.tensor(warm_up(recipe, 1), dtype=torch.float64, device=device)
         self.register_buffer("ramp", ramp, persistent=False)
@@ -139,10 +145,6 @@ class Distillation(Task):
         loss = torch.stack([weighted(term, weights[name]) for name, term in terms.items()]).sum()
         parts = {f"{self.name}_{part}": value for part, value in self.method.parts.items()}
         return Output(loss, {**terms, **parts}, student.logits)
-
-    def seed_losses(self, seed):
-        if self.method.generator is not None:
-            self.method.generator.manual_seed(seed)
 
     def training_state(self):
         state = self.state_dict()
@@ -208,7 +210,8 @@ class FirstStage(Task):
     def __init__(self, distillation: Distillation):
         nn.Module.__init__(self)
         self.distillation, self.student = distillation, distillation.student
-        self.numerics = distillation.numerics
+        self.numerics, self.generator = distillation.numerics, distillation.generator
+        self.capturable = distillation.method.capturable
         self.parameters_trained = list(distillation.method.first_stage(distillation.student))
         trained = {id(parameter) for parameter in self.parameters_trained}
         self.modules_trained = [  # of the student
@@ -232,9 +235,6 @@ class FirstStage(Task):
         student, teacher = self.distillation.features(batch)
         loss = self.distillation.method.first_stage_loss(student, teacher, batch)
         return Output(loss, {}, None)
-
-    def seed_losses(self, seed):
-        self.distillation.seed_losses(seed)
 
     def training_state(self):
         return self.distillation.training_state()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from engine.objective import Distillation, FirstStage, Task
 from engine.recipe import RecipeOptions, Schedule
@@ -26,6 +27,21 @@ class Stage:
     def is_main(self) -> bool:
         """Whether the student itself is trained, evaluated and kept."""
         return self.name == "main"
+
+    @property
+    def rate(self) -> float | Tensor:
+        """The learning rate that the optimizer's next step reads."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    @rate.setter
+    def rate(self, rate: float | Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def momenta(self) -> dict[nn.Parameter, Tensor]:
+        """The optimizer's momentum of each parameter that has one; none before its first step."""
+        every = {p: state.get("momentum_buffer") for p, state in self.optimizer.state.items()}
+        return {p: momentum for p, momentum in every.items() if momentum is not None}
 
     def state(self) -> dict[str, Any]:
         """Everything that the stage changes."""

@@ -18,12 +18,12 @@ from helper.errors import UserError
 # Flags that every training has; no method, view or data set may call an option of its own like one.
 GENERAL = frozenset({
     "alpha", "amp", "any_teacher", "aug", "bank_batch", "bank_limit", "bank_type", "batch_size",
-    "beta", "cfg", "channels_last", "clip_grad", "compile", "dataset", "deterministic", "device",
-    "distill", "epochs", "fraction_seed", "gamma", "init_epochs", "learning_rate",
-    "lr_decay_epochs", "lr_decay_rate", "methods_dir", "model", "model_s", "model_t", "momentum",
-    "no_pair_defaults", "num_workers", "overwrite", "path_s", "path_t", "print_freq", "resume",
-    "save_dir", "save_freq", "seed", "sync_bn", "tb_freq", "teacher_bank", "tf32",
-    "train_fraction", "trial", "wandb", "warmup", "weight_decay",
+    "beta", "cfg", "channels_last", "clip_grad", "compile", "cuda_graph", "dataset",
+    "deterministic", "device", "distill", "epochs", "fraction_seed", "gamma", "init_epochs",
+    "learning_rate", "lr_decay_epochs", "lr_decay_rate", "methods_dir", "model", "model_s",
+    "model_t", "momentum", "no_pair_defaults", "num_workers", "overwrite", "path_s", "path_t",
+    "print_freq", "resume", "save_dir", "save_freq", "seed", "sync_bn", "tb_freq", "teacher_bank",
+    "tf32", "train_fraction", "trial", "wandb", "warmup", "weight_decay",
 })  # fmt: skip
 # Other spellings of these, and what experiments call the number of processes.
 RESERVED = GENERAL | {"a", "b", "d", "lr", "m", "processes", "r", "wd"}

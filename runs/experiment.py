@@ -16,8 +16,8 @@ NO_NUMBER = frozenset({
 })  # fmt: skip
 # Options that change numbers by rounding alone: recorded, and a run may go on under others.
 ROUNDING = frozenset({
-    "amp", "bank_type", "channels_last", "compile", "deterministic", "device", "teacher_bank",
-    "tf32",
+    "amp", "bank_type", "channels_last", "compile", "cuda_graph", "deterministic", "device",
+    "teacher_bank", "tf32",
 })  # fmt: skip
 LONGEST_NAME = 150
 

@@ -12,6 +12,7 @@ from dataset.base import Batch
 from distiller_zoo.base import Setup
 from engine.device import Numerics
 from engine.fit import explained, train_epoch
+from engine.graph import StageStep
 from engine.objective import Distillation, Supervised, norm_of_one_value
 from engine.recipe import RecipeOptions, Schedule
 from engine.stage import main_stage
@@ -50,7 +51,7 @@ def step(clip_grad: float, scale: float | None = None) -> torch.Tensor:
         stage.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     before = torch.cat([p.detach().flatten() for p in task.parameters()])
     recorder = SimpleNamespace(log_step=lambda *_: None)
-    train_epoch(stage, task, OneBatch(), 1, recorder, print_freq=1)
+    train_epoch(stage, StageStep(stage, task), OneBatch(), 1, recorder, print_freq=1)
     return before - torch.cat([p.detach().flatten() for p in task.parameters()])
 
 
@@ -99,7 +100,7 @@ def drawn(process: int, epoch: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     task.method.method.negatives.register_forward_hook(lambda *call: draws.append(call[2]))
     recorder = SimpleNamespace(log_step=lambda *_: None)
     stage = main_stage(task, Schedule(0.1), RecipeOptions(**RECIPE))
-    train_epoch(stage, task, data, epoch, recorder, print_freq=1)
+    train_epoch(stage, StageStep(stage, task), data, epoch, recorder, print_freq=1)
     return tuple(draws)
 
 
@@ -147,7 +148,7 @@ def test_momentum_is_resumed_in_any_layout(layout):
 
     def train(stage, epoch):
         recorder = SimpleNamespace(log_step=lambda *_: None)
-        train_epoch(stage, stage.task, OneBatch(), epoch, recorder, print_freq=1)
+        train_epoch(stage, StageStep(stage, stage.task), OneBatch(), epoch, recorder, print_freq=1)
         return torch.cat([p.detach().flatten() for p in stage.task.parameters()])
 
     whole = stage_in("all")
