@@ -13,7 +13,7 @@ def rkd(s, t, w_d=25.0, w_a=50.0):
 def distances(x):
     square = x.pow(2).sum(dim=1)
     result = (square[:, None] + square - 2 * x @ x.T).clamp(min=1e-12).sqrt()
-    result = result * (1 - torch.eye(len(x), dtype=x.dtype))
+    result = result * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device))
     return result / result[result > 0].mean()
 
 
