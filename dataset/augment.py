@@ -49,6 +49,12 @@ def draw(seed: int, epoch: int, purpose: int, index: Tensor) -> Tensor:
     return hash_32((hash_32(index ^ key) + hash_32(key)) & MASK)
 
 
+def without_waiting(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device. From host memory it goes by way of pinned memory, so that the host does
+    not wait until the device has done what it was told before."""
+    return x if x.device == device else x.pin_memory().to(device, non_blocking=True)
+
+
 def permutation(seed: int, epoch: int, n: int) -> Tensor:
     """The shuffled order of the samples in an epoch: (N,) int64, a permutation of 0..n-1."""
     return draw(seed, epoch, ORDER, torch.arange(n)).argsort(stable=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
-from dataset.augment import draw
+from dataset.augment import draw, without_waiting
 
 # The two operations of each of the 25 sub-policies: name, probability in tenths, level in 0..9 (0
 # where an operation has no levels)
@@ -81,7 +81,7 @@ def auto_augment(images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor
     groups = len(OPERATIONS) + 1  # the last one: nothing to do
     counts = [torch.bincount(row, minlength=groups).tolist() for row in OPERATION_OF[actions]]
     plan = torch.stack([actions, order, order.argsort(dim=1)], dim=1)  # (2, 3, M)
-    plan = plan.to(images.device, non_blocking=True)
+    plan = without_waiting(plan, images.device)
     for sizes, (actions, order, inverse) in zip(counts, plan):  # first and second operation
         parts = list(images.index_select(0, order).split(sizes))  # one operation each
         for i, (operation, action) in enumerate(zip(OPERATIONS, actions.split(sizes))):

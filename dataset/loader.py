@@ -25,6 +25,7 @@ from dataset.augment import (
     permutation,
     scale_and_shift,
     views_of,
+    without_waiting,
 )
 from dataset.autoaugment import auto_augment
 from dataset.base import Batch, DataSet, Split
@@ -98,9 +99,10 @@ class Loader:
         capacity = max(*sizes, CHUNK_BYTES // self.images[0].numel())
         if self.training:
             views = choose_views(self.seed, epoch, own_cpu, self.padding, self.flip)
-            views = Views(*(choice.to(device) for choice in views))
+            views = Views(*(without_waiting(choice, device) for choice in views))
             canvas = new_canvas(self.images[:0].to(device), capacity, self.padding)
-        own, order = own_cpu.to(self.images.device), order.to(device)
+        own = without_waiting(own_cpu, self.images.device)
+        order = without_waiting(order, device)
         batches = zip(order.split(self._batch_size), self.labels[order].split(self._batch_size))
         start = 0
         for chunk in group_sizes(sizes, capacity):
@@ -139,10 +141,7 @@ class Loader:
 
     def _pixels(self, index: Tensor) -> Tensor:
         """Images by number: (M,) where the images are -> (M, 3, H, W) uint8 on the device."""
-        images, device = self.images.index_select(0, index), self.labels.device
-        if images.device != device:
-            images = images.pin_memory().to(device, non_blocking=True)
-        return images
+        return without_waiting(self.images.index_select(0, index), self.labels.device)
 
 
 def place(images: Tensor, device: torch.device, name: str) -> Tensor:

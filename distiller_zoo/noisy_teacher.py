@@ -1,11 +1,17 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Generator, Tensor
 
 from helper.options import at_most, count, not_negative, option, share
 from models.base import Features
 
 from .base import Distiller
+
+
+def standard_normal(x: Tensor, generator: Generator | None) -> Tensor:
+    """N(0, 1) in the shape of x: the same numbers, whatever the order in which x lies in memory."""
+    return torch.randn_like(x, generator=generator, memory_format=torch.contiguous_format)
 
 
 class NoisyTeacher(Distiller):
@@ -48,8 +54,7 @@ class NoisyTeacher(Distiller):
 
     def noisy(self, teacher: Features) -> Features:
         """The same pass with noise in the pooled vector."""
-        noise = torch.randn_like(teacher.pooled, generator=self.generator)  # (B, C)
-        noise = self.options.feature_noise_std * noise
+        noise = self.options.feature_noise_std * standard_normal(teacher.pooled, self.generator)
         return teacher.replace(pooled=teacher.pooled.lerp(noise, self.options.feature_noise))
 
     def first_stage(self, student):

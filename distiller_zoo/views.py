@@ -23,7 +23,7 @@ from helper.options import (
 
 from . import VIEWS
 from .base import Distiller, LogitDistiller, Rows, View
-from .noisy_teacher import NoisyTeacher
+from .noisy_teacher import NoisyTeacher, standard_normal
 
 LARGEST_GRID = 64  # regions a side
 
@@ -116,7 +116,7 @@ class Tekap(View):
         n, noise = self.options.tekap_copies, self.options.tekap_noise
         plain = tuple(x.repeat(n + 1, 1, 1) for x in rows.plain)
         clean = rows.teacher.expand(n, *rows.teacher.shape)  # (n, V, B, K)
-        noisy = (1 - noise) * clean + noise * torch.randn_like(clean, generator=self.generator)
+        noisy = (1 - noise) * clean + noise * standard_normal(clean, self.generator)
         return Rows(
             rows.student.repeat(n + 1, 1, 1),
             torch.cat([rows.teacher, noisy.flatten(0, 1)]),

@@ -342,6 +342,19 @@ def test_two_runs_fill_one_bank(tmp_path, data, network):
     assert json.loads(Path(tmp_path / "bank.json").read_text())["teacher"] == "1a2b"
 
 
+def test_each_process_computes_its_share_of_the_rows(tmp_path, data, network, monkeypatch):
+    teacher, rows = banked(tmp_path, network, loader(data)), torch.arange(10, 21)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    computed = []
+    for process in range(3):
+        monkeypatch.setenv("RANK", str(process))
+        before = teacher.bank.has(rows)
+        computed.append(teacher.add(rows)["logits"])
+        assert (teacher.bank.has(rows) & ~before).sum() == len(computed[-1])
+    assert [len(share) for share in computed] == [3, 4, 4]
+    assert torch.equal(teacher.bank.read(rows)["logits"], torch.cat(computed))
+
+
 def test_a_batch_reads_rows_by_the_number_of_its_samples(tmp_path, data, network):
     teacher = banked(tmp_path, network, loader(data))
     teacher.begin_epoch(1)

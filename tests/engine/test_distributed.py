@@ -28,6 +28,8 @@ METHODS = {
     "hint": "--distill hint --hint_layer 1",
     "abound": "--distill abound --init_epochs 1",
     "ofd": "--distill ofd",
+    "kd, banked": "--distill kd --sdd 1,2 --teacher_bank {folder}/bank",
+    "crd, banked": "--distill crd --nce_k 12 --trial 2 --teacher_bank {folder}/bank",
 }
 # 27 images in batches of 8: the last one has 3, which 2 processes cannot share evenly.
 FAKE = "--dataset fake --fake_size 27 --fake_classes 4 --image_size 16 --batch_size 8"
@@ -44,7 +46,7 @@ def teacher(tmp_path_factory):
 
 def lines(teacher, folder, names):
     start = f"{FAKE} {HOW} --path_t {teacher} --save_dir {folder}"
-    return [f"{start} {METHODS[name]}" for name in names]
+    return [f"{start} {METHODS[name].format(folder=folder)}" for name in names]
 
 
 def launch(processes, command_lines, dies_after=None):
@@ -94,6 +96,22 @@ def test_several_processes_train_as_one_does(processes, alone, teacher, tmp_path
             json.loads((folder / "run.json").read_text())["provenance"][0]["processes"] == processes
         )
     assert done.stdout.count("objective: ") == len(METHODS)  # one process speaks
+    assert_bank_is_complete(teacher, tmp_path)
+
+
+def assert_bank_is_complete(teacher, folder):
+    """A run on one process finds every row of a run on several, and is that run."""
+    for line in lines(teacher, folder, [name for name in METHODS if "banked" in name]):
+        train_student([*line.split(), "--save_dir", f"{folder}/again"])
+    again = runs(folder / "again")
+    assert len(again) == 2
+    for name, found in again.items():
+        shares = [epoch.pop("bank_missing") for epoch in read_lines(found / "metrics.jsonl")]
+        assert shares == [0, 0]
+        first = [
+            epoch["bank_missing"] for epoch in read_lines(runs(folder)[name] / "metrics.jsonl")
+        ]
+        assert first[0] == 1
 
 
 def test_a_process_that_dies_and_another_number_of_them_after(alone, teacher, tmp_path):

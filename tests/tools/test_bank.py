@@ -1,10 +1,15 @@
 """--teacher_bank of train_student.py, and tools/bank.py."""
 
 import json
+import multiprocessing
+import random
+import signal
+import time
 
 import pytest
 import torch
 
+from engine.bank import RowFile
 from engine.teacher import BankedTeacher
 from helper.errors import UserError
 from models import MODELS
@@ -164,6 +169,59 @@ def test_a_fill_that_is_stopped_goes_on(train, capsys, monkeypatch):
         bank.command(["fill", *words])
     bank.command(["fill", *words])
     assert "564 rows computed" in capsys.readouterr().out
+
+
+def row_files(where):
+    """The files of the one bank of a folder, opened."""
+    folder, widths = only(where), {"logits": 4, "pooled": 64}
+    return {kind: RowFile(folder / f"{kind}.rows", 864, n, "float32") for kind, n in widths.items()}
+
+
+def count_rows(where):
+    """How many rows of logits are there."""
+    files = list(where.glob("*/logits.rows"))
+    return int(row_files(where)["logits"].there.sum()) if files else 0
+
+
+def slowly(write):
+    """So that most kills come while something is written."""
+
+    def write_slowly(*args):
+        time.sleep(2e-4)
+        write(*args)
+
+    return write_slowly
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork")
+def test_a_fill_is_killed_again_and_again(train, tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.teacher.FILLED_AT_ONCE", 64)
+    words = ["fill", *f"--distill rkd {ALWAYS}".split(), "--teacher_bank"]
+    bank.command([*words, "whole"])
+    monkeypatch.setattr(RowFile, "_write_at", slowly(RowFile._write_at))
+    every = torch.arange(864)
+    whole = {kind: file.read(every) for kind, file in row_files(tmp_path / "whole").items()}
+    chance, kills, exitcode = random.Random(5), 0, None
+    while exitcode != 0:
+        known = count_rows(tmp_path / "killed")
+        fill = multiprocessing.get_context("fork").Process(
+            target=bank.command, args=([*words, "killed"],)
+        )
+        fill.start()
+        while fill.is_alive() and count_rows(tmp_path / "killed") == known:
+            time.sleep(0.001)
+        if kills < 4:
+            time.sleep(0.1 * chance.random())
+            fill.kill()
+        fill.join()
+        exitcode = fill.exitcode
+        assert exitcode in (0, -signal.SIGKILL)
+        kills += exitcode != 0
+        for kind, file in row_files(tmp_path / "killed").items():
+            there = every[file.has(every)]
+            torch.testing.assert_close(file.read(there), whole[kind][there], rtol=1e-5, atol=1e-5)
+    assert kills > 0, "the fill was over before it could be killed"
+    assert all(file.has(every).all() for file in row_files(tmp_path / "killed").values())
 
 
 @pytest.mark.parametrize(

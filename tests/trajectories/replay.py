@@ -196,7 +196,7 @@ def injected_draws(train: RecipeLoader):
     """The recipe's negatives, and its noise in the place of TeKAP's."""
     noise = recipe.Noise()
 
-    def randn_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    def randn_like(tensor: Tensor, generator: torch.Generator, memory_format) -> Tensor:
         """Of pooled features (B, C), or of n copies of a batch's logits (n, 1, B, K)."""
         if tensor.ndim == 2:
             return torch.from_numpy(noise.draw("features", *tensor.shape))

@@ -1,0 +1,65 @@
+"""What the command line makes of --teacher_bank, for every method that a bank can serve."""
+
+import pytest
+import torch
+
+from cli.networks import load_teacher
+from cli.parse import parse_student
+from cli.parts import make_parts
+from cli.setting import make_setting
+from distiller_zoo import METHODS
+from distiller_zoo.base import LogitDistiller
+from distiller_zoo.noisy_teacher import NoisyTeacher
+from engine.objective import Distillation
+from engine.teacher import BankedTeacher, LiveTeacher
+from models import MODELS
+from runs import checkpoint
+
+DATA = "--dataset fake --fake_size 24 --fake_classes 10 --image_size 8 --batch_size 16"
+ON_ROWS = ["", "--sdd 1,2", "--tekap", "--logit_stand", "--sdd 1,2 --tekap --logit_stand"]
+ON_FEATURES = ["", "--tekap"]
+
+
+def served():
+    """Every method that reads what a bank can have, behind views."""
+    for name in METHODS:
+        if METHODS[name].reads <= NoisyTeacher.reads:
+            of_logits = issubclass(METHODS[name], LogitDistiller)
+            yield from ((name, views) for views in (ON_ROWS if of_logits else ON_FEATURES))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A teacher's checkpoint and, beside it, one bank of all tests."""
+    folder = tmp_path_factory.mktemp("bank")
+    torch.manual_seed(0)
+    weights = MODELS["resnet14"](10).state_dict()
+    checkpoint.save(folder / "t.pth", {"model": weights, "model_name": "resnet14"})
+    return folder
+
+
+def measured(line: str) -> tuple[type, list[dict[str, float]]]:
+    """The kind of teacher that a command line has, and what each batch of an epoch gives."""
+    options = parse_student(line.split())
+    setting = make_setting(options, options.model_s)
+    parts = make_parts(setting, load_teacher(setting))
+    losses = parts.kd, parts.method, options.distill
+    task = Distillation(parts.student, parts.teacher, *losses, options).train()
+    task.begin_epoch(1, 1)
+    task.seed_losses(7)
+    outputs = [task(batch) for batch in parts.train.batches(1)]
+    found = [{**output.terms, "loss": output.loss} for output in outputs]
+    return type(parts.teacher), [{k: v.item() for k, v in each.items()} for each in found]
+
+
+@pytest.mark.parametrize(("name", "views"), list(served()))
+def test_a_loss_out_of_the_bank_is_the_live_one(name, views, folder):
+    line = f"--distill {name} -a 1 {views} {DATA} --path_t {folder}/t.pth --model_s resnet8"
+    line += " --nce_k 8" if "nce_k" in METHODS[name].Options.__dataclass_fields__ else ""
+    kind, live = measured(line)
+    assert kind is LiveTeacher
+    kind, banked = measured(f"{line} --teacher_bank {folder}/bank")
+    assert kind is BankedTeacher
+    assert len(live) == 2
+    for one, other in zip(live, banked, strict=True):
+        assert other == pytest.approx(one, rel=1e-5, abs=1e-8)  # PKT's is of 1e-4
