@@ -80,7 +80,8 @@ class Case:
         """The stages of a student with dropout, whose method grows in weight; and its data."""
         torch.manual_seed(0)
         numerics = Numerics(torch.device(self.device), self.amp)
-        options = parse_student([*self.line.split(), "--warmup", "3"])
+        words = self.line.split()
+        options = parse_student(words if words[1] == "kd" else [*words, "--warmup", "3"])
         data = DATASETS["fake"].load(DATASETS["fake"].Options(fake_size=19, image_size=16))
         train = Loader(data, "train", 8, Loading(1, numerics.device))
         student, network = (MODELS["resnet8"](len(data.classes)) for _ in range(2))

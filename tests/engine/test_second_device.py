@@ -18,6 +18,7 @@ from engine.bank import Bank
 from engine.device import Numerics
 from engine.evaluate import evaluate
 from engine.fit import train_epoch
+from engine.graph import StageStep
 from engine.objective import Distillation, FirstStage, LinearProbe, PooledOnce, Supervised, Task
 from engine.recipe import Schedule
 from engine.stage import Stage
@@ -100,7 +101,7 @@ def waits_between_looks(device, stage, train) -> set[str]:
     """Train an epoch -> where the host waited from its first look at the meter on."""
     stage.task.begin_epoch(1, 1)
     device.waits.clear()
-    means = train_epoch(stage, stage.task, train, 1, RECORDER, print_freq=100)
+    means = train_epoch(stage, StageStep(stage, stage.task), train, 1, RECORDER, print_freq=100)
     assert means["loss"] > 0
     places = [place for _, place in device.waits]
     assert places.count(LOOK) == 2
