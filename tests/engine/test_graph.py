@@ -36,10 +36,11 @@ READ_BY_THE_HOST = {
     "aten.bincount", "aten.equal", "aten.lift_fresh_copy", "aten.masked_select", "aten.nonzero",
 }  # fmt: skip
 LINES = (
-    *(f"--distill {name}" for name in METHODS if name != "dcd"),  # another name of icd
+    "--distill kd",
+    *(f"--distill {name} --warmup 3" for name in METHODS if name not in ("kd", "dcd")),  # dcd: icd
     "--distill kd --sdd 1,2 --tekap --logit_stand --clip_grad 1",
-    "--distill crd --tekap --nce_k 12",
-    "--distill rrd --nce_k 12 --rrd_memory momentum",
+    "--distill crd --tekap --nce_k 12 --warmup 3",
+    "--distill rrd --nce_k 12 --rrd_memory momentum --warmup 3",
 )
 
 
@@ -77,11 +78,10 @@ class Case:
     epochs: int = 2
 
     def stages(self) -> tuple[list[Stage], Loader]:
-        """The stages of a student with dropout, whose method grows in weight; and its data."""
+        """The stages of a student with dropout, and its data."""
         torch.manual_seed(0)
         numerics = Numerics(torch.device(self.device), self.amp)
-        words = self.line.split()
-        options = parse_student(words if words[1] == "kd" else [*words, "--warmup", "3"])
+        options = parse_student(self.line.split())
         data = DATASETS["fake"].load(DATASETS["fake"].Options(fake_size=19, image_size=16))
         train = Loader(data, "train", 8, Loading(1, numerics.device))
         student, network = (MODELS["resnet8"](len(data.classes)) for _ in range(2))
