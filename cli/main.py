@@ -14,13 +14,11 @@ from engine import distributed
 from helper.errors import UserError
 
 ON = "--resume goes on after the last whole epoch"
-KILLED = (
-    f"error: a process that reads images was killed: free memory, or give fewer --num_workers; {ON}"
-)
 
 
 def main(command: Callable[[Sequence[str]], Any]) -> None:
-    """Run a command on this process's arguments. Bad input: one line on stderr and exit code 2."""
+    """Run a command on this process's arguments. Bad input: one line on stderr and exit code 2;
+    what the machine refuses: one line and 1. Any other exception is a fault of the code."""
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
         try:
@@ -29,34 +27,35 @@ def main(command: Callable[[Sequence[str]], Any]) -> None:
                 print_any_name(sys.stdout)
                 command(sys.argv[1:])
                 sys.stdout.flush()
-        except UserError as error:
-            if distributed.reports_errors():
-                print(f"error: {one_line(error)}", file=sys.stderr)
-            raise SystemExit(2) from None
-        except BrokenPipeError:  # whoever read the output has seen enough
-            drop_output()
-            raise SystemExit(1) from None
         except BaseException as error:
-            if distributed.is_loss_of_a_process(error):
-                if distributed.reports_errors():
-                    lost = f"error: a process of this run ended ({distributed.cause(error)}); {ON}"
-                    print(one_line(lost), file=sys.stderr)
-                raise SystemExit(1) from None
-            if is_loss_of_a_reader(error):
-                print(KILLED, file=sys.stderr)
-                raise SystemExit(1) from None
-            if is_lack_of_memory(error):
-                print(f"error: {lacking(error)}; {ON}", file=sys.stderr)
-                raise SystemExit(1) from None
-            if interrupted(error):
-                print(f"stopped; {ON}", file=sys.stderr)
-                raise SystemExit(130) from None
-            if isinstance(error, OSError):
-                if distributed.reports_errors():
-                    print(f"error: {what_failed(error)}", file=sys.stderr)
-                drop_output()
-                raise SystemExit(1) from None
-            raise
+            code, line = ending(error)
+            if code is None:
+                raise
+            alone = isinstance(error, distributed.NotJoined)
+            if line and (alone or distributed.reports_errors()):
+                print(one_line(line), file=sys.stderr)
+            drop_output()
+            raise SystemExit(code) from None
+
+
+def ending(error: BaseException) -> tuple[int | None, str]:
+    """Exit code after an exception, None where there is none, and the line that tells of it."""
+    if isinstance(error, UserError):
+        return 2, f"error: {error}"
+    if isinstance(error, BrokenPipeError):  # whoever read the output has seen enough
+        return 1, ""
+    if distributed.is_loss_of_a_process(error):
+        return 1, f"error: a process of this run ended ({distributed.cause(error)}); {ON}"
+    if is_loss_of_a_reader(error):
+        killed = "a process that reads images was killed: free memory, or give fewer --num_workers"
+        return 1, f"error: {killed}; {ON}"
+    if is_lack_of_memory(error):
+        return 1, f"error: {lacking(error)}; {ON}"
+    if interrupted(error):
+        return 130, f"stopped; {ON}"
+    if isinstance(error, OSError):
+        return 1, f"error: {what_failed(error)}"
+    return None, ""
 
 
 def print_any_name(stream) -> None:
@@ -74,8 +73,8 @@ def interrupted(error: BaseException | None) -> bool:
 
 def what_failed(error: OSError) -> str:
     """What the machine refused, and of which file."""
-    what = one_line(f"{error.filename or 'reading or writing'}: {error.strerror or error}")
-    return f"{what}; once that is mended {ON}"
+    place = error.filename or "reading or writing"
+    return f"{place}: {error.strerror or error}; once that is mended {ON}"
 
 
 def drop_output() -> None:

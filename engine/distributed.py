@@ -60,6 +60,10 @@ def is_main_process() -> bool:
     return rank() == 0
 
 
+class NotJoined(UserError):
+    """The processes of a run do not find one another, and cannot agree on who tells of it."""
+
+
 def check_environment() -> None:
     """UserError unless RANK, WORLD_SIZE and LOCAL_RANK are those of a process of a run."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
@@ -80,7 +84,7 @@ def join(device: torch.device) -> None:
         dist.init_process_group(backend, store=meet(), rank=rank(), world_size=world_size())
         _patient = dist.new_group(backend="gloo", timeout=TO_PREPARE)
     except (KeyError, ValueError, RuntimeError) as error:
-        raise UserError(
+        raise NotJoined(
             f"WORLD_SIZE is {world_size()}, but the processes cannot be joined "
             f"({cause(error)}): {START_THEM}"
         ) from None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from engine import objective
 from runs.recorder import Run
 from scripts.campaign.sandbox import LIMIT, Child, Outcome, warm_up
 
@@ -23,9 +24,10 @@ RUNS = {
     "student": f"{STUDENT} --distill kd --tekap",
     "memory": f"{STUDENT} --distill crd --nce_k 8",
     "two stages": f"{STUDENT} --distill factor --init_epochs 2",
+    "bank": f"{STUDENT} --distill kd --teacher_bank bank",
     "probe": f"transfer_student --path_s teacher/last.pth {RECIPE}",
 }
-UNEQUAL = {"seconds", "images_per_s"}  # in equal runs
+UNEQUAL = {"seconds", "images_per_s", "bank_missing"}  # in equal runs
 
 
 def run_below(folder: Path) -> Path:
@@ -38,6 +40,7 @@ class Ground:
     """Working folders with `teacher/last.pth` and, below save/, a finished or a stopped run."""
 
     def __init__(self, folder: Path):
+        objective.LARGE = 10_000  # so that memories have a file of their own, as large ones do
         self.folder = folder
         self.seconds: dict[str, float] = {}  # that the whole runs take
         start = folder / "empty"

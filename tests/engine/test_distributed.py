@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cli.main import main
 from dataset.loader import rank_shares
 from engine import distributed
 from engine.device import pick_device
@@ -151,6 +152,17 @@ def test_processes_that_nobody_started(monkeypatch):
         UserError, match=r"WORLD_SIZE is 2, but .*MASTER_ADDR is not set\): start proc"
     ):
         distributed.join(torch.device("cpu"))
+
+
+def test_each_process_tells_that_it_was_not_joined(monkeypatch, capsys):
+    """The main one may be gone."""
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        main(lambda _: distributed.join(torch.device("cpu")))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: WORLD_SIZE is 2, but the processes cannot")
 
 
 @pytest.mark.parametrize(("n", "ranks"), [(10, 3), (2, 3), (7, 1)])
