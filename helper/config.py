@@ -59,6 +59,28 @@ def words_of(path: str) -> list[str]:
     return words
 
 
+def plain(node: yaml.Node | None, seen: frozenset[int] = frozenset()) -> Any:
+    """A YAML node as dicts, lists and text, each value as it stands there.
+
+    UserError where a name is no text, or stands there twice, or a node is inside of itself.
+    """
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return node.value if node else ""
+    if id(node) in seen:
+        raise UserError(f"line {node.start_mark.line + 1}: it is a part of itself")
+    seen |= {id(node)}
+    if isinstance(node, yaml.SequenceNode):
+        return [plain(part, seen) for part in node.value]
+    content: dict[str, Any] = {}
+    for key, value in node.value:
+        name, line = plain(key, seen), key.start_mark.line + 1
+        if not isinstance(name, str) or name in content:
+            wrong = "is set a second time" if isinstance(name, str) else "is no name"
+            raise UserError(f"line {line}: {name} {wrong}")
+        content[name] = plain(value, seen)
+    return content
+
+
 @contextlib.contextmanager
 def in_file(path: str):
     """Say which file a mistake is in."""
