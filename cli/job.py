@@ -81,7 +81,7 @@ class Job:
             raise UserError(
                 f"there is no {self.source} yet: it is made by {self.needs[0].command()}"
             )
-        return [str(source) if word == self.source != "" else word for word in self.argv]
+        return [str(source) if self.needs and word == self.source else word for word in self.argv]
 
     def source_now(self) -> Path | None:
         """The checkpoint that it reads; None where it is not there yet."""

@@ -10,6 +10,7 @@ A file is one such block, or a list of them. Every run is resolved before any of
 """
 
 import contextlib
+import os
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping
@@ -50,7 +51,7 @@ def read_plan(path: str, more: str = "") -> list[Job]:
 
     UserError, before anything runs, for whatever could not run.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise UserError(f"no plan {path}: give the path of a .yaml file")
     jobs: dict[str, Job] = {}  # by folder
     node = config.read_yaml(Path(path))
@@ -205,7 +206,7 @@ def find_teacher(name: str, block: Block) -> Job | str:
     given = dict(block.teachers).get(name, "")
     if given == TRAIN or not (given or is_published(block.dataset, name)):
         return alone(name, 1, block.teacher_flags, block)
-    if given and not Path(given).is_file():
+    if given and not os.path.isfile(given):
         raise UserError(f"teachers: {name}: there is no file {given}")
     return given
 
