@@ -52,9 +52,21 @@ def load_teacher(setting: Setting) -> Trained:
         network.expect_statistics((known["mean"], known["std"]), (data.mean, data.std))
     if not options.any_teacher:
         check_same_data(path, known, setting)
+    return Trained(options.model_t, path, sha256(path), network, at_its_place(options))
+
+
+def at_its_place(options: Resolved) -> bool:
+    """Whether the teacher lies where the command line looks when it is given no path."""
     usual = usual_teacher(options)
-    at_its_place = not options.path_t or (usual and usual.resolve() == path.resolve())
-    return Trained(options.model_t, path, sha256(path), network, bool(at_its_place))
+    same = usual is not None and usual.resolve() == Path(options.path_t).resolve()
+    return not options.path_t or same
+
+
+def is_published(dataset: str, name: str) -> bool:
+    """Whether a teacher for a data set needs no path: it lies at its place or can be fetched."""
+    if dataset == teachers.DATASET:
+        return name in teachers.PUBLISHED
+    return DATASETS[dataset].has_pretrained(name)
 
 
 def usual_teacher(options: Resolved) -> Path | None:

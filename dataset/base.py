@@ -79,6 +79,16 @@ class DataSource:
         return {}
 
     @staticmethod
+    def called(options: Any) -> str | None:
+        """The data's name, where its Options say it; None where it is that of the registry."""
+        return None
+
+    @staticmethod
+    def has_pretrained(name: str) -> bool:
+        """Whether there are published weights of a network for this data."""
+        return False
+
+    @staticmethod
     def pretrained(name: str) -> Path | None:
         """Checkpoint with published weights of a network; None for data without any.
 

@@ -86,7 +86,12 @@ class Folder(DataSource):
         )
         mean, std = mean_and_std(train.images)
         padding = train.images.shape[-1] // 8
-        return DataSet(root.resolve().name, train, test, classes, mean, std, padding=padding)
+        name = Folder.called(options)
+        return DataSet(name, train, test, classes, mean, std, padding=padding)
+
+    @staticmethod
+    def called(options: Options) -> str:
+        return Path(options.data_dir).resolve().name
 
 
 def print_note(text: str) -> None:

@@ -61,7 +61,7 @@ class ImageNet(DataSource):
         check_image_size(options.image_size)
         classes, train, test = class_files(root)
         return StreamedSet(
-            name=root.resolve().name,
+            name=ImageNet.called(options),
             train=train,
             test=test,
             classes=classes,
@@ -73,6 +73,17 @@ class ImageNet(DataSource):
         )
 
     @staticmethod
+    def called(options: Options) -> str:
+        return Path(options.data_dir).resolve().name
+
+    @staticmethod
+    def has_pretrained(name: str) -> bool:
+        from helper.vision import torchvision  # takes seconds to import
+
+        source, _, rest = ImageNet.networks.get(name, name).partition(":")
+        return source == "torchvision" and rest in torchvision.models.list_models()
+
+    @staticmethod
     def pretrained(name: str) -> Path:
         """The published weights of a network, fetched when they are not in torch's cache.
 
@@ -80,9 +91,9 @@ class ImageNet(DataSource):
         """
         from helper.vision import torchvision  # takes seconds to import
 
-        source, _, rest = ImageNet.networks.get(name, name).partition(":")
-        if source != "torchvision" or rest not in torchvision.models.list_models():
+        if not ImageNet.has_pretrained(name):
             raise UserError(f"there are no published weights of {name}: give them with --path_t")
+        rest = ImageNet.networks.get(name, name).partition(":")[2]
         url = torchvision.models.get_model_weights(rest)["IMAGENET1K_V1"].url
         path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
         if not path.exists():

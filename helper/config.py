@@ -20,18 +20,20 @@ from helper.errors import UserError
 LARGEST = 1 << 16  # bytes; PyYAML takes a second for so many
 
 
-def read_yaml(path: Path, read: Callable[[bytes], Any] = yaml.compose) -> Any:
+def read_yaml(
+    path: Path, read: Callable[[bytes], Any] = yaml.compose, largest: int = LARGEST
+) -> Any:
     """What one of PyYAML's readers makes of a file.
 
-    Raises UserError where it cannot be read, is larger than LARGEST, or no YAML.
+    Raises UserError where it cannot be read, has more than `largest` bytes, or is no YAML.
     """
     try:
         with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
+            content = file.read(largest + 1)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    if len(content) > LARGEST:
-        raise UserError(f"{path} has more than {LARGEST:,} bytes: shorten it")
+    if len(content) > largest:
+        raise UserError(f"{path} has more than {largest:,} bytes: shorten it")
     try:
         return read(content)
     except RecursionError:
@@ -57,6 +59,34 @@ def words_of(path: str) -> list[str]:
             raise UserError(f"{where}: {getattr(key, 'value', '?')!s} is no flag of a config")
         words.append(f"--{key.value}={text_of(value, f'{where}: {key.value}')}")
     return words
+
+
+def plain(node: yaml.Node | None) -> Any:
+    """A YAML node as dicts, lists and text, each value as it stands there.
+
+    UserError where a name is no text or stands there twice, or an alias repeats a part of it.
+    """
+    seen: set[yaml.Node] = set()
+
+    def of(node: yaml.Node) -> Any:
+        if isinstance(node, yaml.ScalarNode):
+            return node.value
+        if node in seen:  # a few lines of aliases can be larger than any memory
+            raise UserError(f"line {node.start_mark.line + 1}: an alias repeats it: write it twice")
+        seen.add(node)
+        if isinstance(node, yaml.SequenceNode):
+            return [of(part) for part in node.value]
+        content: dict[str, Any] = {}
+        for key, value in node.value:
+            where = f"line {key.start_mark.line + 1}"
+            if not isinstance(key, yaml.ScalarNode):
+                raise UserError(f"{where}: a list or a table is no name")
+            if key.value in content:
+                raise UserError(f"{where}: {key.value} is set a second time")
+            content[key.value] = of(value)
+        return content
+
+    return of(node) if node else ""
 
 
 @contextlib.contextmanager

@@ -22,23 +22,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import cli  # noqa: F401 - it says so where a package is missing
 
 # isort: split
-import yaml
-
 from cli.main import main, one_line
+from cli.published import Published, published, read_published
 from cli.words import explain_unknown, strip_help
 from distiller_zoo import VIEWS
 from engine.recipe import in_proportion
-from helper.config import read_yaml
 from helper.errors import UserError
 from helper.files import check_output, write_whole
 from helper.options import Parser, option
-from runs.forms import is_number, is_text, wrong_in
 from runs.results import Result, read_result
 from runs.table import Column, csv_table, escaped, filled, markdown_table, spread, text_table
 from scripts.docs import by_number
 
-PUBLISHED = Path(__file__).resolve().parent / "published.yaml"
-PUBLISHED_ENTRY = {"data": is_text, "model": is_text, "accuracy": is_number}
 PROTOCOL = (
     "Accuracy: epochs are in the table; last is the headline; best is the best epoch on the test "
     "set."
@@ -76,7 +71,10 @@ def compare(argv: Sequence[str]) -> None:
         more = f", and {len(notes) - 1} more" if len(notes) > 1 else ""
         raise UserError(f"no finished run in {', '.join(arguments)}: {notes[0]}{more}")
     rows = sort_rows(group_runs(runs), options.sort)
-    columns = make_columns(rows)
+    known = read_published()
+    theirs = [published(runs[0], known) for runs in rows]
+    columns = make_columns(rows, theirs)
+    notes[:0] = dict.fromkeys(f"published: {entry.note}" for entry in theirs if entry)
     if options.format == "csv":  # a table and nothing else
         text = csv_table(columns)
         print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
@@ -202,8 +200,8 @@ def mean_accuracy(numbers: Iterable[Mapping[str, float]]) -> float:
 # ---- from rows to columns
 
 
-def make_columns(rows: list[list[Result]]) -> list[Column]:
-    """Every column of the table."""
+def make_columns(rows: list[list[Result]], theirs: Sequence[Published | None]) -> list[Column]:
+    """Every column of the table; `theirs` is what was published of each row."""
     firsts = [runs[0] for runs in rows]
     names = [
         Column("network", [run.model for run in firsts]),
@@ -220,7 +218,7 @@ def make_columns(rows: list[list[Result]]) -> list[Column]:
         epochs,
         Column("runs", [len(runs) for runs in rows], ","),
         Column("last %", [spread(run.last["test_acc"] for run in runs) for runs in rows], ".2f"),
-        *published_columns(rows),
+        *published_columns(rows, theirs),
         Column("best %", [spread(run.best["test_acc"] for run in runs) for runs in rows], ".2f"),
         Column("seconds", [spread(run.seconds for run in runs) for runs in rows], ",.0f"),
     ]
@@ -300,37 +298,14 @@ def look_alike(columns: Sequence[Column], runs: Sequence[Result]) -> list[Column
     return filled(Column("experiment", digests))
 
 
-def published_columns(rows: list[list[Result]]) -> list[Column]:
+def published_columns(rows: list[list[Result]], theirs: Sequence[Published | None]) -> list[Column]:
     """Published accuracies and the gap, where anything is known of any of the rows."""
-    known = read_published()
-    theirs = [published(runs[0], known) for runs in rows]
+    accuracies = [entry and entry.accuracy for entry in theirs]
     gaps = [
         None if accuracy is None else mean_accuracy(run.last for run in runs) - accuracy
-        for accuracy, runs in zip(theirs, rows, strict=True)
+        for accuracy, runs in zip(accuracies, rows, strict=True)
     ]
-    return filled(Column("published %", theirs, ".2f"), Column("gap", gaps, "+.2f"))
-
-
-def read_published() -> list[dict[str, Any]]:
-    """The entries of published.yaml; UserError that says which of them is none."""
-    entries = read_yaml(PUBLISHED, yaml.safe_load) or []
-    for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
-        if wrong := wrong_in(entry, PUBLISHED_ENTRY):
-            raise UserError(
-                f"{PUBLISHED}, entry {number}: {wrong}; each has data, model and accuracy"
-            )
-    return entries
-
-
-def published(run: Result, known: Sequence[Mapping[str, Any]]) -> float | None:
-    """The published accuracy of such a run; None where none is known."""
-    for entry in known:
-        wanted = {k: v for k, v in entry.items() if k not in ("data", "model", "accuracy")}
-        same = (entry["data"], entry["model"]) == (run.data, run.model)
-        distilled = "distill" in wanted, "distill" in run.all_options
-        if same and len(set(distilled)) == 1 and wanted.items() <= run.all_options.items():
-            return entry["accuracy"]
-    return None
+    return filled(Column("published %", accuracies, ".2f"), Column("gap", gaps, "+.2f"))
 
 
 # ---- around the table
