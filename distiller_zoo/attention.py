@@ -7,7 +7,7 @@ from helper.options import option, positive
 from models.adapters import to_smaller
 
 from . import METHODS
-from .base import Distiller, Recipe, count_stage_pairs
+from .base import Distiller, Recipe, count_stage_pairs, warn_of_one_place
 
 
 @METHODS.register("attention")
@@ -31,6 +31,7 @@ class Attention(Distiller):
     def __init__(self, options, setup):
         super().__init__(options, setup)
         self.stages = count_stage_pairs(setup)
+        warn_of_one_place(setup, self.stages)
 
     def forward(self, student, teacher, batch):
         pairs = zip(student.stages[: self.stages], teacher.stages[: self.stages], strict=True)

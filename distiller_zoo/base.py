@@ -208,6 +208,18 @@ def pair_stages(
     return list(zip(student, teacher, strict=False))
 
 
+def warn_of_one_place(setup: Setup, stages: int) -> None:
+    """Say which of the first `stages` pairs are of 1x1 maps, for losses that compare places."""
+    pairs = zip(setup.student.stages[:stages], setup.teacher.stages[:stages], strict=True)
+    sizes = [tuple(x.shape[2:]) for pair in pairs for x in pair]
+    if numbers := [str(i // 2 + 1) for i, size in enumerate(sizes) if size == (1, 1)]:
+        warnings.warn(
+            f"stage {', '.join(dict.fromkeys(numbers))} has a map of 1x1: a loss that compares the "
+            "places of a map learns nothing there; larger images give larger maps",
+            stacklevel=2,
+        )
+
+
 def count_stage_pairs(setup: Setup, from_last: bool = False) -> int:
     """How many stages can be paired; warns of those that cannot.
 

@@ -44,6 +44,12 @@ class FactorTransfer(Distiller):
     def __init__(self, options, setup):
         super().__init__(options, setup)
         count_stage_pairs(setup)
+        sizes = [tuple(f.stages[-1].shape[2:]) for f in (setup.student, setup.teacher)]
+        if (1, 1) in sizes:
+            raise ValueError(
+                "factors are compared place by place, and the last map of student and teacher is "
+                f"{sizes[0]} and {sizes[1]}: a map of one place says nothing; give larger images"
+            )
         c_s, c_t = setup.student.stages[-1].shape[1], setup.teacher.stages[-1].shape[1]
         factors = max(1, int(c_t * options.ft_k))
         self.paraphraser = Paraphraser(c_t, factors)

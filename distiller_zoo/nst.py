@@ -6,7 +6,7 @@ from torch.autograd.function import once_differentiable
 from models.adapters import to_smaller
 
 from . import METHODS
-from .base import Distiller, Recipe, count_stage_pairs
+from .base import Distiller, Recipe, count_stage_pairs, warn_of_one_place
 
 
 @METHODS.register("nst")
@@ -27,6 +27,7 @@ class NST(Distiller):
     def __init__(self, options, setup):
         super().__init__(options, setup)
         self.stages = count_stage_pairs(setup)
+        warn_of_one_place(setup, self.stages)
 
     def forward(self, student, teacher, batch):
         pairs = zip(student.stages[: self.stages], teacher.stages[: self.stages], strict=True)

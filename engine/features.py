@@ -1,6 +1,6 @@
 """Features that are converted when a loss reads them, and not before."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -8,6 +8,25 @@ from torch import Tensor
 from engine.device import Numerics
 from engine.distributed import gather_batch, world_size
 from models.base import Features
+
+
+class LazyMaps(Sequence):
+    """Maps of which each is converted when it is first read."""
+
+    def __init__(self, maps: Sequence[Tensor], convert: Callable[[Tensor], Tensor]):
+        self._maps, self._convert = maps, convert
+        self._converted: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._maps)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        place = range(len(self))[index]  # IndexError where there is none
+        if place not in self._converted:
+            self._converted[place] = self._convert(self._maps[place])
+        return self._converted[place]
 
 
 class LazyFeatures(Features):
@@ -28,7 +47,7 @@ class LazyFeatures(Features):
     def __getattr__(self, name: str) -> Any:
         own = getattr(self._own, name)  # a map, a tuple of maps, or None where there is none
         if isinstance(own, tuple):
-            converted = tuple(map(self._convert, own))
+            converted = LazyMaps(own, self._convert)
         else:
             converted = own if own is None else self._convert(own)
         self.__dict__[name] = converted

@@ -22,6 +22,11 @@ def test_each_tensor_is_converted_once_and_only_where_it_is_read():
     assert lazy.logits is lazy.logits
     assert converted == [(2, 4)]
     assert len(lazy.stages) == 3
+    assert converted == [(2, 4)]
+    assert lazy.stages[-1] is lazy.stages[2]  # one of them alone
+    assert len(converted) == 2
+    assert torch.equal(lazy.stages[0], own.stages[0])
+    assert len(list(zip(lazy.stages[:2], own.stages[:2], strict=True))) == 2
     assert len(converted) == 4
     other = lazy.replace(pooled=torch.zeros(1))
     assert other.pooled.shape == (1,)
