@@ -20,7 +20,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from helper.errors import UserError
-from helper.files import write_json
+from helper.files import read_regular, write_json
 
 VERSION = 1  # of the files' layout and of the numbers of views
 TYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
@@ -162,8 +162,8 @@ class Bank:
     def scores(self) -> dict[str, float] | None:
         """The teacher's on the test split, where they were kept."""
         try:
-            return scores_in(json.loads((self.folder / SCORES_FILE).read_bytes()))
-        except (OSError, ValueError):
+            return scores_in(json.loads(read_regular(self.folder / SCORES_FILE)))
+        except (OSError, ValueError, RecursionError):
             return None
 
     def keep_scores(self, scores: Mapping[str, float]) -> None:
@@ -257,8 +257,8 @@ def read_key(folder: Path) -> dict[str, Any]:
     """Whose rows a folder has; UserError where its file does not say."""
     file = folder / KEY_FILE
     try:
-        key = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+        key = json.loads(read_regular(file))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read ({error}): delete the folder {folder}") from None
     if not isinstance(key, dict):
         raise UserError(f"{file} describes no bank: delete the folder {folder}")

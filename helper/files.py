@@ -1,5 +1,6 @@
 """Files: written whole or not at all, and their checksums."""
 
+import errno
 import hashlib
 import json
 import os
@@ -72,6 +73,13 @@ def append(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def read_regular(path: Path) -> bytes:
+    """All of a file. OSError too for a pipe or a device, which may have no end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return path.read_bytes()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from helper.errors import UserError
-from helper.files import write_json
+from helper.files import read_regular, write_json
 from runs import checkpoint, logs
 from runs.experiment import Experiment
 from runs.forms import wrong_in
@@ -195,7 +195,7 @@ class RunFolder:
 
     def _read_holder(self) -> dict[str, Any]:
         with suppress(OSError, ValueError):
-            holder = json.loads(self.holder.read_text())
+            holder = json.loads(read_regular(self.holder))
             return holder if isinstance(holder, dict) else {}
         return {}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from helper.errors import UserError
-from helper.files import append, write_whole
+from helper.files import append, read_regular, write_whole
 from runs.forms import are_numbers, is_count
 
 
@@ -19,7 +19,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Epochs 1 to N of a metrics.jsonl; what follows a line that is not the next one is left out,
     as the line that a crash cut short."""
     lines: list[dict[str, Any]] = []
-    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+    for line in read_regular(path).split(b"\n") if path.exists() else ():
         try:
             content = json.loads(line)
         except (ValueError, RecursionError):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from helper.errors import UserError
+from helper.files import read_regular
 from runs import checkpoint
 from runs.forms import (
     Form,
@@ -30,7 +31,7 @@ START_ANEW = "--overwrite to start it anew"
 def read_summary(path: Path) -> dict[str, Any]:
     """What a run.json says, of any release; UserError where no run can have written it."""
     try:
-        summary = json.loads(path.read_bytes())
+        summary = json.loads(read_regular(path))
         wrong = wrong_in(summary, SUMMARY, complete=False)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None

@@ -18,14 +18,13 @@ from scripts.campaign.ground import FAKE, RUNS, STUDENT, Case, run_below
 
 CALLED = "called"  # the file that is there once somebody's code has run
 MODULE = f"open({CALLED!r}, 'w')\n\n\ndef make(num_classes):\n    open({CALLED!r}, 'w')\n"
-FINISHES = (0, 2)
+FINISHES = (0, 1, 2)
 
 
 def attack(case: Case) -> None:
     """Have a hostile file read: at most one line comes of it."""
-    kind = case.chance.choice(
-        [checkpoint, checkpoint, resume, pickled, zipped, config, images, run]
-    )
+    kinds = [checkpoint, checkpoint, resume, pickled, zipped, config, images, run, run, bank]
+    kind = case.chance.choice(kinds)
     case.enter("stopped", "student")
     (case.folder / "stranger.py").write_text(MODULE)
     (case.folder / "save" / "stranger.py").write_text(MODULE)
@@ -324,6 +323,18 @@ def run(case: Case) -> None:
         file.write_text("\n".join(lines), errors="replace")
     case.run("compare save", FINISHES)
     case.run(f"{RUNS['student']} --resume", FINISHES)
+
+
+def bank(case: Case) -> None:
+    """What describes a bank of the teacher's rows, edited."""
+    case.enter("stopped", "bank")
+    file = case.chance.choice(sorted(case.folder.glob("bank/**/*.json")))
+    if case.chance.random() < 0.2:
+        place(case, file)
+    else:
+        content = altered(case, json.loads(file.read_text()))
+        file.write_text(json.dumps(content, default=str, skipkeys=True))
+    case.run(f"{RUNS['bank']} --resume", FINISHES)
 
 
 # ---- images

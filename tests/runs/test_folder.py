@@ -56,6 +56,16 @@ def test_what_a_folder_holds(tmp_path):
         folder.check(resume=True, overwrite=True)
 
 
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl"])
+def test_what_is_no_file_is_not_read(name, tmp_path):
+    """A pipe would be waited for."""
+    folder = holds(tmp_path, STOPPED, resume=False)
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to(os.devnull)
+    with pytest.raises((UserError, OSError), match="no regular file"):
+        folder.check(resume=True, overwrite=False)
+
+
 @pytest.mark.parametrize("status", [FINISHED, STOPPED])
 @pytest.mark.parametrize("resume", [True, False])
 def test_another_experiment_is_named_and_left(status, resume, tmp_path):
