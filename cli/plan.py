@@ -14,7 +14,7 @@ import os
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class Block:
     flags: Words = ()  # of every command
     teacher_flags: Words = ()  # of teachers that are trained first, once
     student_flags: Words = ()  # of students, alone and with a teacher
-    teachers: Mapping[str, str] = ()  # network -> checkpoint, or TRAIN
+    teachers: Mapping[str, str] = field(default_factory=dict)  # network -> checkpoint, or TRAIN
     transfer: tuple[Words, ...] = ()  # data sets, with flags, on which students are probed
 
 
@@ -58,7 +58,7 @@ def read_plan(path: str, more: str = "") -> list[Job]:
     with config.in_file(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # each run says its own
         content = config.plain(node)
-        blocks = content if isinstance(content, list) else [content]
+        blocks = content if content and isinstance(content, list) else [content]
         for number, block in enumerate(blocks, 1):
             with naming(f"block {number}" if len(blocks) > 1 else ""):
                 for job in expand(read_block(block), words(more)):
@@ -104,7 +104,7 @@ def read_block(content: Any) -> Block:
             values[name] = readers[name](value)
     block = Block(**values)
     known = {teacher for teacher, _ in block.pairs}
-    if strange := [name for name in dict(block.teachers) if name not in known]:
+    if strange := [name for name in block.teachers if name not in known]:
         raise UserError(f"teachers: {strange[0]} is the teacher of no pair")
     return block
 
@@ -203,7 +203,7 @@ def expand(block: Block, more: Words) -> Iterator[Job]:
 
 def find_teacher(name: str, block: Block) -> Job | str:
     """The job that trains a teacher, or the path of its checkpoint; "" for the published one."""
-    given = dict(block.teachers).get(name, "")
+    given = block.teachers.get(name, "")
     if given == TRAIN or not (given or is_published(block.dataset, name)):
         return alone(name, 1, block.teacher_flags, block)
     if given and not os.path.isfile(given):

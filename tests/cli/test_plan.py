@@ -206,6 +206,7 @@ def test_a_path_is_typed_so_that_the_shell_finds_it():
         ("--epochs 1", "--epochs 1\nteachers: {vgg13: train}", "teachers: vgg13 is the teacher of"),
         ("--epochs 1", "--epochs 1\ntransfer: [stl11]", "transfer, stl11: no data set 'stl11'"),
         (PLAN, "", "a plan has lines such as"),
+        (PLAN, "[]", "a plan has lines such as"),
         (PLAN, "a: [", "no YAML: while parsing"),
         (PLAN, "[a]: b", "line 1: a list or a table is no name"),
         (PLAN, "- &a [b]\n- *a", "line 1: an alias repeats it"),
