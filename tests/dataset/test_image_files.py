@@ -191,7 +191,8 @@ def test_a_folder_of_too_long_a_name(name):
         entry.load(entry.Options(data_dir="a" * 300))
 
 
-def test_more_images_than_fit_in_memory(root):
+def test_more_images_than_fit_in_memory(root, monkeypatch):
+    monkeypatch.setattr("dataset.base.LARGEST_SIZE", 10**8)
     where = Folder.Options(str(root), 10**7, str(root.parent / "cache"))
     with pytest.raises(UserError, match="4 images of 10000000 x 10000000 do not fit in memory"):
         Folder.load(where)
