@@ -102,7 +102,9 @@ def resolve_student(
     entry, teacher = data_set(typed), teacher_name(typed, network_of)
     student = typed.get("model_s", entry.student or StudentOptions.model_s)
     dataset = typed.get("dataset", DataOptions.dataset)
-    pair = method.pair_defaults(teacher, student, choice.views, dataset)
+    names = {network: name for name, network in entry.networks.items()}  # as papers call them
+    networks = (names.get(network, network) for network in (teacher, student))
+    pair = method.pair_defaults(*networks, choice.views, dataset)
     pair, left_out = ({}, bool(pair)) if typed.get("no_pair_defaults") else (pair, False)
     data = data_layer({**pair, **typed}, "model_s")
     if recipe.warmup and entry.warmup is not None:

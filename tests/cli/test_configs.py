@@ -136,6 +136,17 @@ def test_settings_of_imagenet_are_for_imagenet(method):
     assert options.batch_size == 64
 
 
+@pytest.mark.parametrize("method", ["kd", "ofd"])
+def test_settings_do_not_depend_on_how_a_network_is_spelled(method):
+    def values(teacher, student):
+        line = f"--dataset imagenet --distill {method} --model_t {teacher} --model_s {student}"
+        found = parse.parse_student(line.split()).values
+        return {name: found[name] for name in found.keys() - {"model_t", "model_s"}}
+
+    spelled = values("torchvision:resnet34", "torchvision:resnet18")
+    assert spelled == values("ResNet34", "ResNet18")
+
+
 def test_a_weight_under_logit_standardization_on_imagenet():
     line = "--cfg configs/imagenet/kd/ResNet34_ResNet18.yaml --logit_stand --kd_weight 5"
     options = parse.parse_student(line.replace("configs", str(ROOT)).split())
