@@ -22,11 +22,17 @@ class Rows(NamedTuple):
     weight: Tensor  # (V, B), share of each row in the loss of its sample
     # Student's and teacher's without noise and not standardised, (V, B, K) each; None: they are so.
     unchanged: tuple[Tensor, Tensor] | None = None
+    unscaled: tuple[Tensor, Tensor] | None = None  # with noise and not standardised, likewise
 
     @property
     def plain(self) -> tuple[Tensor, Tensor]:
         """Student's and teacher's logits of each row as the networks gave them, (V, B, K) each."""
         return self.unchanged or (self.student, self.teacher)
+
+    @property
+    def raw(self) -> tuple[Tensor, Tensor]:
+        """Student's and teacher's logits of each row before they are standardised, (V, B, K)."""
+        return self.unscaled or (self.student, self.teacher)
 
 
 class View:
@@ -149,7 +155,8 @@ class Distiller(nn.Module):
 class LogitDistiller(Distiller):
     """A method on logits: says what one row costs; views say which rows there are.
 
-    A subclass implements `per_row`, or `row_losses` where it reads plain logits as well.
+    A subclass implements `per_row`, or `row_losses` where it reads plain logits as well, or `loss`
+    where rows are compared with one another.
     """
 
     reads = frozenset({"logits"})
@@ -169,9 +176,14 @@ class LogitDistiller(Distiller):
         loss = self.per_row(*(x.flatten(0, 1) for x in rows[:2]), labels.flatten())
         return loss.view_as(rows.weight)
 
+    def loss(self, rows: Rows, labels: Tensor) -> Tensor:
+        """Rows of B samples, labels (B,) -> scalar: the weighted sum of a sample's rows, mean over
+        the samples."""
+        return (rows.weight * self.row_losses(rows, labels)).sum() / len(labels)
+
     def forward(self, student, teacher, batch):
         rows = apply_views(self.views, logit_rows(student, teacher), student, teacher, batch.labels)
-        return (rows.weight * self.row_losses(rows, batch.labels)).sum() / len(batch.labels)
+        return self.loss(rows, batch.labels)
 
 
 def logit_rows(student: Features, teacher: Features) -> Rows:

@@ -6,9 +6,8 @@ from torch import Tensor
 from helper.options import option, positive_number
 
 from . import METHODS
-from .base import LogitDistiller, Recipe, apply_views, logit_rows
+from .base import LogitDistiller, Recipe
 from .rows import kl
-from .views import LogitStandardization
 
 EXTRA_TEMPERATURES = (3.0, 5.0, 2.0, 6.0)  # beside --kd_T
 
@@ -37,21 +36,17 @@ class MLKD(LogitDistiller):
     class Options:
         kd_T: float = option(4.0, "temperature beside 2, 3, 5 and 6", parse=positive_number)
 
-    def forward(self, student, teacher, batch):
-        views = [view for view in self.views if not isinstance(view, LogitStandardization)]
-        standardization = self.views[len(views) :]  # the last of the chain, or none
-        args = student, teacher, batch.labels
-        raw = apply_views(views, logit_rows(student, teacher), *args)
-        rows = apply_views(standardization, raw, *args)
+    def loss(self, rows, labels):
+        student, teacher = rows.raw  # (V, B, K) each
         weight = rows.weight  # (V, B)
-        q = F.softmax(raw.teacher, dim=2)  # (V, B, K)
+        q = F.softmax(teacher, dim=2)  # (V, B, K)
         sample_share = share_below_median(q.amax(dim=2))  # (V,)
         class_share = share_below_median(q.sum(dim=1))  # (V,)
         loss = 0
         for T in (self.options.kd_T, *EXTRA_TEMPERATURES):
             instance = kl(rows.student.flatten(0, 1), rows.teacher.flatten(0, 1), T)
             instance = instance.view_as(weight)  # (V, B)
-            p, q = F.softmax(raw.student / T, dim=2), F.softmax(raw.teacher / T, dim=2)
+            p, q = F.softmax(student / T, dim=2), F.softmax(teacher / T, dim=2)
             samples = gram_difference(p, q)  # (V, B)
             classes = gram_difference(p.mT, q.mT)  # (V, K)
             loss = loss + (1 + sample_share) @ (weight * instance).mean(dim=1)

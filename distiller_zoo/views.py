@@ -155,7 +155,8 @@ class LogitStandardization(View):
         }
 
     def __call__(self, rows, student, teacher, labels):
-        return Rows(z_score(rows.student), z_score(rows.teacher), rows.weight, rows.plain)
+        scores = z_score(rows.student), z_score(rows.teacher)
+        return Rows(*scores, rows.weight, rows.plain, rows.raw)
 
 
 def z_score(x: Tensor, eps: float = 1e-7) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from dataset.base import Batch
-from distiller_zoo.base import Rows, apply_views, logit_rows, pair_stages
+from distiller_zoo.base import LogitDistiller, Rows, apply_views, logit_rows, pair_stages
 from distiller_zoo.kd import KD
 from distiller_zoo.nkd import NKD
 from distiller_zoo.rows import kl
@@ -105,6 +105,27 @@ def test_rows_keep_the_plain_logits_of_each():
     torch.testing.assert_close(rows.student.std(dim=2), torch.ones(3, 4))
     for plain, features in zip(rows.plain, (student, teacher), strict=True):
         assert torch.equal(plain, features.logits.expand(3, 4, 10))
+    raw_student, raw_teacher = rows.raw  # with the noise
+    assert torch.equal(raw_student, rows.plain[0])
+    assert not torch.allclose(raw_teacher[0], raw_teacher[1])
+    torch.testing.assert_close(z_score(raw_teacher), rows.teacher)
+
+
+def test_a_loss_on_all_rows_sees_those_behind_the_views():
+    """What it compares are rows of one batch with one another; labels are those of the samples."""
+
+    class OfAllRows(LogitDistiller):
+        def loss(self, rows, labels):
+            self.seen = rows, labels
+            return rows.student.sum()
+
+    view = Tekap(Tekap.Options(True, tekap_copies=2), bare_setup())
+    method = OfAllRows(None, bare_setup(view))
+    student, labels = torch.randn(4, 10), torch.arange(4)
+    loss = method(only_logits(student), only_logits(student), Batch(None, labels, None))
+    torch.testing.assert_close(loss, 3 * student.sum())
+    assert method.seen[0].weight.shape == (3, 4)
+    assert torch.equal(method.seen[1], labels)
 
 
 @pytest.mark.parametrize("T", [1.0, 3.0])
