@@ -11,7 +11,7 @@ import torch
 
 from dataset.stream import is_loss_of_a_reader
 from engine import distributed
-from helper.errors import UserError
+from helper.errors import UserError, one_line
 
 ON = "--resume goes on after the last whole epoch"
 
@@ -102,7 +102,3 @@ def lacking(error: BaseException) -> str:
 def show_warning(message, *_, **__) -> None:
     if distributed.is_main_process():
         print(f"warning: {one_line(message)}", file=sys.stderr)
-
-
-def one_line(text) -> str:
-    return " ".join(str(text).split())

@@ -1,7 +1,8 @@
 """Trained networks of a command: the teacher, the probed one, the evaluated one."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from cli.setting import Setting, make_network
 from dataset import DATASETS
+from dataset.subset import AnySet
 from engine.distributed import local_main_process_first
 from helper import teachers
 from helper.errors import UserError
@@ -141,3 +143,30 @@ def load_backbone(fresh: Classifier, path: Path, name: str) -> None:
     head = {key for key in own if key.startswith(f"{fresh.head_name}.")}
     weights |= {key: own[key] for key in head}
     checkpoint.load_into(fresh, weights, path, name)
+
+
+def as_trained(data: AnySet, path: str) -> AnySet:
+    """The data normalised as the checkpoint's was in training, where it says how.
+
+    UserError where it was trained for other classes or on images of another size.
+    """
+    known = checkpoint.data_of(path)
+    if "classes" in known and list(known["classes"]) != list(data.classes):
+        raise UserError(
+            f"{path} was trained for {describe_classes(known['classes'])}, and {data.name} has "
+            f"{describe_classes(data.classes)}: without -d its own data set is taken, and "
+            "--data_dir says where that lies"
+        )
+    if known.get("image_size", data.image_size) != data.image_size:
+        raise UserError(
+            f"{path} was trained on images of size {known['image_size']}, and these have size "
+            f"{data.image_size}: give --image_size {known['image_size']} where -d has that flag"
+        )
+    if {"mean", "std"} <= known.keys():
+        return replace(data, mean=tuple(known["mean"]), std=tuple(known["std"]))
+    return data
+
+
+def describe_classes(classes: Sequence[str]) -> str:
+    more = ", ..." if len(classes) > 3 else ""
+    return f"{len(classes)} classes ({', '.join(classes[:3])}{more})"

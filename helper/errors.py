@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The scripts print it on stderr without a traceback and exit with code 2.
     """
+
+
+def one_line(text) -> str:
+    return " ".join(str(text).split())

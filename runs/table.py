@@ -4,8 +4,8 @@ import csv
 import io
 import re
 import statistics
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 
 class Spread(NamedTuple):
@@ -85,3 +85,23 @@ def csv_table(columns: Sequence[Column]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(zip(*table, strict=True))
     return text.getvalue()
+
+
+def in_cell(options: Mapping[str, Any], name: str) -> str:
+    """An option's value as the command line has it; empty where it is not in force."""
+    value = options.get(name, "")
+    if value is None:
+        return "default"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(str, value)) or "none"
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return str(value)
+
+
+def by_number(name: str) -> list:
+    """A sorting key that puts vgg8 before vgg11."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

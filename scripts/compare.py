@@ -12,7 +12,7 @@ import shlex
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import cli  # noqa: F401 - it says so where a package is missing
 
 # isort: split
-from cli.main import main, one_line
+from cli.main import main
 from cli.published import Published, published, read_published
 from cli.words import explain_unknown, strip_help
 from distiller_zoo import VIEWS
@@ -30,9 +30,19 @@ from engine.recipe import in_proportion
 from helper.errors import UserError
 from helper.files import check_output, write_whole
 from helper.options import Parser, option
-from runs.results import Result, read_result
-from runs.table import Column, csv_table, escaped, filled, markdown_table, spread, text_table
-from scripts.docs import by_number
+from runs.collect import group_runs, read_runs, run_folders
+from runs.results import Result
+from runs.table import (
+    Column,
+    by_number,
+    csv_table,
+    escaped,
+    filled,
+    in_cell,
+    markdown_table,
+    spread,
+    text_table,
+)
 
 PROTOCOL = (
     "Accuracy: epochs are in the table; last is the headline; best is the best epoch on the test "
@@ -114,69 +124,7 @@ def parse(argv: Sequence[str]) -> tuple[list[str], CompareOptions]:
     return list(reversed(folders.values())) or ["save"], options
 
 
-# ---- from folders to rows
-
-
-def run_folders(arguments: Sequence[str], notes: list[str]) -> list[Path]:
-    """Folders of runs that the arguments name or hold, each once; others are noted."""
-    found: dict[str, Path] = {}  # by its real path
-    for argument in arguments:
-        noted, inside = len(notes), list(search(Path(argument), notes))
-        if not inside and len(notes) == noted:
-            notes.append(
-                f"not read: {argument} (no run.json in it or below; hidden folders were left out)"
-            )
-        for folder in inside:
-            found.setdefault(os.path.realpath(folder), folder)
-    return list(found.values())
-
-
-def search(folder: Path, notes: list[str]) -> Iterator[Path]:
-    """A folder with run.json, or all such folders below it; hidden ones are left out."""
-
-    def note(error: OSError) -> None:
-        notes.append(f"not read: {error.filename} ({error.strerror})")
-
-    been = set()  # links may lead in circles
-    for path, inside, files in os.walk(folder, onerror=note, followlinks=True):
-        real = os.path.realpath(path)
-        if real in been:
-            inside.clear()
-        elif "run.json" in files:
-            inside.clear()
-            yield Path(path)
-        else:
-            inside[:] = sorted((n for n in inside if not n.startswith(".")), key=by_number)
-        been.add(real)
-
-
-def read_runs(folders: Iterable[Path], notes: list[str]) -> list[Result]:
-    """The finished runs, each experiment once; the others are noted."""
-    runs: dict[str, Result] = {}  # by digest
-    for folder in folders:
-        try:
-            run = read_result(folder)
-        except UserError as error:
-            notes.append(f"not read: {folder} ({one_line(error)})")
-            continue
-        if not run.finished:
-            epoch = run.last.get("epoch", 0)
-            notes.append(f"unfinished: {folder} (epoch {epoch} of {run.epochs})")
-            continue
-        first = runs.setdefault(run.digest, run)
-        if first is not run:
-            there, here = first.last["test_acc"], run.last["test_acc"]
-            numbers = f", last {there:.2f} % there and {here:.2f} % here" if there != here else ""
-            notes.append(f"counted once: {folder} (same experiment as {first.folder}{numbers})")
-    return list(runs.values())
-
-
-def group_runs(runs: Iterable[Result]) -> list[list[Result]]:
-    """Runs that differ in their seed alone, in the order in which they were given."""
-    rows: dict[str, list[Result]] = {}
-    for run in runs:
-        rows.setdefault(run.row, []).append(run)
-    return list(rows.values())
+# ---- the order of rows
 
 
 def sort_rows(rows: list[list[Result]], by: str) -> list[list[Result]]:
@@ -246,21 +194,6 @@ def option_columns(runs: Sequence[Result], shown: Mapping[str, Sequence]) -> lis
         if len(set(values) - {""}) > 1 and not told:
             columns.append(Column(name, values, "s"))
     return columns
-
-
-def in_cell(options: Mapping[str, Any], name: str) -> str:
-    """An option's value as the command line has it; empty where it is not in force."""
-    value = options.get(name, "")
-    if value is None:
-        return "default"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, (tuple, list)):
-        return ",".join(map(str, value)) or "none"
-    if isinstance(value, float):
-        short = f"{value:g}"
-        return short if float(short) == value else repr(value)
-    return str(value)
 
 
 def follows(values: Sequence[str], others: Sequence | None) -> bool:

@@ -4,7 +4,6 @@ python scripts/docs.py          write them
 python scripts/docs.py --check  exit 1 when they are not current
 """
 
-import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from dataset import DATASETS
 from distiller_zoo import METHODS, VIEWS
 from helper.options import title_of
 from models import MODELS
+from runs.table import by_number
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -33,11 +33,6 @@ def flags(cls: type) -> str:
 def table(head: tuple[str, ...], rows) -> list[str]:
     lines = [head, tuple("---" for _ in head), *rows]
     return ["| " + " | ".join(cells) + " |" for cells in lines]
-
-
-def by_number(name: str) -> list:
-    """A sorting key that puts vgg8 before vgg11."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def methods() -> list[str]:

@@ -6,7 +6,6 @@ python tools/eval.py -c save/student_model/RUN/resnet8x4_best.pth
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,10 @@ import torch
 from torch import Tensor
 
 from cli.main import main
-from cli.networks import load_frozen
+from cli.networks import as_trained, load_frozen
 from cli.parse import parse_eval
 from cli.setting import load_data, make_loader
 from dataset.loader import Loading
-from dataset.subset import AnySet
 from engine.device import prepare, start
 from engine.distributed import is_main_process, rank, world_size
 from engine.evaluate import evaluate
@@ -83,33 +81,6 @@ def evaluate_checkpoint(argv: Sequence[str]) -> dict[str, Any]:
     if options.json and is_main_process():
         write_json(Path(options.json), numbers)
     return numbers
-
-
-def as_trained(data: AnySet, path: str) -> AnySet:
-    """The data normalised as the checkpoint's was in training, where it says how.
-
-    UserError where it was trained for other classes or on images of another size.
-    """
-    known = checkpoint.data_of(path)
-    if "classes" in known and list(known["classes"]) != list(data.classes):
-        raise UserError(
-            f"{path} was trained for {describe_classes(known['classes'])}, and {data.name} has "
-            f"{describe_classes(data.classes)}: without -d its own data set is taken, and "
-            "--data_dir says where that lies"
-        )
-    if known.get("image_size", data.image_size) != data.image_size:
-        raise UserError(
-            f"{path} was trained on images of size {known['image_size']}, and these have size "
-            f"{data.image_size}: give --image_size {known['image_size']} where -d has that flag"
-        )
-    if {"mean", "std"} <= known.keys():
-        return replace(data, mean=tuple(known["mean"]), std=tuple(known["std"]))
-    return data
-
-
-def describe_classes(classes: Sequence[str]) -> str:
-    more = ", ..." if len(classes) > 3 else ""
-    return f"{len(classes)} classes ({', '.join(classes[:3])}{more})"
 
 
 def per_class(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float | None]:

@@ -13,6 +13,7 @@ import pytest
 
 from cli.job import make_job
 from helper.errors import UserError
+from runs import collect
 from runs.results import read_result
 from scripts import compare
 from tests.conftest import only
@@ -154,7 +155,7 @@ def test_links_in_a_circle_are_followed_once(tmp_path):
     new(tmp_path / "runs/a", 90.0, 91.0)
     (tmp_path / "runs/again").symlink_to(tmp_path)
     notes = []
-    assert list(compare.search(tmp_path, notes)) == [tmp_path / "runs/a"]
+    assert list(collect.search(tmp_path, notes)) == [tmp_path / "runs/a"]
     assert notes == []
 
 
