@@ -64,7 +64,7 @@ def stepper(line: str, folder: str, banked: bool):
     else:
         teacher = LiveTeacher(network, NUMERICS)
     task = Distillation(student, teacher, kd, method, options.distill, options).train()
-    task.begin_epoch(1, 1)
+    task.begin_epoch(1, 1, 1)
     optimizer = main_stage(task, Schedule(0.05), options).optimizer
     batches = itertools.cycle(list(train.batches(1)))
 

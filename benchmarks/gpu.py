@@ -177,7 +177,7 @@ def ours(parts: Parts, teacher: LiveTeacher | BankedTeacher) -> Way:
     task = Distillation(
         parts.student, teacher, parts.kd, parts.method, options.distill, options
     ).train()
-    task.begin_epoch(1, 1)
+    task.begin_epoch(1, 1, 1)
     stage = main_stage(task, Schedule(RATE), options)
     step, batches = make_step(stage, task, parts.train), parts.batches()
 

@@ -121,6 +121,12 @@ class Distiller(nn.Module):
         """
         return "eval"
 
+    def begin(self, epoch: int, epochs: int) -> None:
+        """Get ready for an epoch of the student's training, counted from 1, of so many.
+
+        What a loss reads of it is kept in a buffer, so that a captured step sees it change.
+        """
+
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """Features of one batch -> scalar."""
         raise NotImplementedError

@@ -46,6 +46,9 @@ class NoisyTeacher(Distiller):
     def teacher_mode(self):
         return self.method.teacher_mode
 
+    def begin(self, epoch, epochs):
+        self.method.begin(epoch, epochs)
+
     def forward(self, student, teacher, batch):
         copies = [self.noisy(teacher) for _ in range(self.options.noisy_teachers)]
         loss = self.method.of_teachers(student, [teacher, *copies], batch)

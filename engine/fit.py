@@ -47,7 +47,7 @@ def fit(stage: Stage, train: Loader, test: Loader, recorder: Recorder, print_fre
     for epoch in range(done + 1, stage.epochs + 1):
         started, replayed = time.perf_counter(), step.replays
         with explained(stage, epoch, recorder):
-            facts = stage.task.begin_epoch(epoch, place_of(stage, epoch))
+            facts = stage.task.begin_epoch(epoch, stage.epochs, place_of(stage, epoch))
             means = train_epoch(stage, step, train, epoch, recorder, print_freq)
             seconds = time.perf_counter() - started
             if stage.task.numerics.cuda_graph:

@@ -51,9 +51,9 @@ class Task(nn.Module):
         """
         raise NotImplementedError
 
-    def begin_epoch(self, epoch: int, place: int) -> dict[str, float]:
-        """Get ready for an epoch counted from 1, which the loader calls `place` -> numbers to be
-        logged of it."""
+    def begin_epoch(self, epoch: int, epochs: int, place: int) -> dict[str, float]:
+        """Get ready for an epoch counted from 1, of so many, which the loader calls `place` ->
+        numbers to be logged of it."""
         return {}
 
     def predict(self, images: Tensor) -> Tensor:
@@ -116,8 +116,10 @@ class Distillation(Task):
         ramp = torch.tensor(warm_up(recipe, 1), dtype=torch.float64, device=device)
         self.register_buffer("ramp", ramp, persistent=False)
 
-    def begin_epoch(self, epoch, place):
+    def begin_epoch(self, epoch, epochs, place):
         self.ramp.fill_(warm_up(self.recipe, epoch))
+        for term in (self.kd, self.method):
+            term.begin(epoch, epochs)
         return self.teacher.begin_epoch(place)
 
     def features(self, batch: Batch) -> tuple[Features, Features]:
@@ -228,8 +230,8 @@ class FirstStage(Task):
             module.training = mode  # of this module alone, not of those inside
         return self
 
-    def begin_epoch(self, epoch, place):
-        return self.distillation.begin_epoch(epoch, place)
+    def begin_epoch(self, epoch, epochs, place):
+        return self.distillation.teacher.begin_epoch(place)
 
     def forward(self, batch):
         student, teacher = self.distillation.features(batch)

@@ -243,7 +243,7 @@ def test_warm_up_grows_the_methods_weight():
     batch = next(Loader(fake(), "train", 16, Loading()).batches(1))
     losses = []
     for epoch in (1, 2, 4, 9):
-        task.begin_epoch(epoch, epoch)
+        task.begin_epoch(epoch, 2, epoch)
         losses.append(task(batch).loss.item())
     assert [loss / losses[-1] for loss in losses] == pytest.approx([0.25, 0.5, 1, 1], rel=1e-4)
 

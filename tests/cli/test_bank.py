@@ -45,7 +45,7 @@ def measured(line: str) -> tuple[type, list[dict[str, float]]]:
     parts = make_parts(setting, load_teacher(setting))
     losses = parts.kd, parts.method, options.distill
     task = Distillation(parts.student, parts.teacher, *losses, options).train()
-    task.begin_epoch(1, 1)
+    task.begin_epoch(1, 1, 1)
     task.seed_losses(7)
     outputs = [task(batch) for batch in parts.train.batches(1)]
     found = [{**output.terms, "loss": output.loss} for output in outputs]

@@ -315,7 +315,7 @@ def test_the_loss_of_20_steps_is_the_live_one(tmp_path, data, network):
         optimizer = torch.optim.SGD(task.parameters(), lr=0.05, momentum=0.9)
         found = []
         for epoch in range(1, 8):
-            task.begin_epoch(epoch, epoch)
+            task.begin_epoch(epoch, 2, epoch)
             for batch in train.batches(epoch):
                 optimizer.zero_grad()
                 output = task(batch)

@@ -9,9 +9,10 @@ import torch
 from cli.objective import kd_and_method
 from cli.parse import parse_student
 from dataset.base import Batch
+from distiller_zoo import METHODS
 from distiller_zoo.base import Setup
 from engine.device import Numerics
-from engine.fit import explained, train_epoch
+from engine.fit import explained, fit, train_epoch
 from engine.graph import StageStep
 from engine.objective import Distillation, Supervised, norm_of_one_value
 from engine.recipe import RecipeOptions, Schedule
@@ -118,6 +119,23 @@ def test_networks_draw_for_themselves_and_losses_alike_on_all_processes(monkeypa
     assert torch.equal(first, again)
     assert torch.equal(first, other_process)
     assert not torch.equal(first, other_epoch)
+
+
+@pytest.mark.parametrize("tekap", ["", "--tekap"])
+def test_a_method_is_told_of_each_epoch_that_is_left(tekap, monkeypatch):
+    networks, data, told = (MODELS["resnet8"](10), MODELS["resnet14"](10)), OneBatch(), []
+    data.labels = data.batch.labels
+    setup = Setup(*(network.eval().features(data.batch.images) for network in networks), *networks,
+                  data.labels)  # fmt: skip
+    options = parse_student(f"--distill pkt -a 1 --epochs 3 {tekap}".split())
+    monkeypatch.setattr(METHODS["pkt"], "begin", lambda self, *epoch: told.append(epoch))
+    teacher, losses = LiveTeacher(networks[1], NUMERICS), kd_and_method(options, setup)
+    stage = main_stage(Distillation(networks[0], teacher, *losses, "pkt", options), Schedule(0.1),
+                       options)  # fmt: skip
+    recorder = SimpleNamespace(restore=lambda _: 1, log_step=lambda *_: None,
+                               finish_epoch=lambda *_: None)  # fmt: skip
+    fit(stage, data, data, recorder, print_freq=1)
+    assert told == [(2, 3), (3, 3)]
 
 
 def test_an_operation_without_a_deterministic_kernel_is_said():

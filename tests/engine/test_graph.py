@@ -103,7 +103,7 @@ class Case:
         for stage in stages:
             step = StageStep(stage, stage.task, capture)
             for epoch in range(1, self.epochs + 1):
-                stage.task.begin_epoch(epoch, epoch)
+                stage.task.begin_epoch(epoch, 2, epoch)
                 train_epoch(stage, step, train, epoch, recorder, print_freq=1)
             replays += step.replays
         tensors = [*stage.task.state_dict().values(), *stage.momenta().values()]

@@ -99,7 +99,7 @@ def distillation(line, data, train, folder=None) -> Distillation:
 
 def waits_between_looks(device, stage, train) -> set[str]:
     """Train an epoch -> where the host waited from its first look at the meter on."""
-    stage.task.begin_epoch(1, 1)
+    stage.task.begin_epoch(1, 1, 1)
     device.waits.clear()
     means = train_epoch(stage, StageStep(stage, stage.task), train, 1, RECORDER, print_freq=100)
     assert means["loss"] > 0
