@@ -70,6 +70,7 @@ def bank_key(trained: Trained, setting: Setting, train: Loader) -> dict[str, Any
         "image_size": data.image_size,
         "mean": list(data.mean),
         "std": list(data.std),
+        "teacher_pixels": [list(options.mean_t), list(options.std_t)],
         "padding": data.padding,
         "flip": data.flip,
         "type": options.bank_type,

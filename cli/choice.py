@@ -82,6 +82,8 @@ def check_objective(options: StudentResolved) -> None:
     name, choice = options.distill, options.choice
     if choice.method is METHODS["kd"] and options.beta:
         raise UserError("--distill kd is the -a term already: give its weight with -a, and -b 0")
+    if bool(options.mean_t) != bool(options.std_t):
+        raise UserError("--mean_t and --std_t go together: give both, or neither")
     if not (options.gamma or options.alpha or options.beta):
         raise UserError("-r, -a and -b are all 0: there is nothing to train on")
     idle = [n for n in ("warmup", "init_epochs") if n in choice.without_effect(options)]

@@ -8,11 +8,13 @@ from engine.bank import TYPES
 from helper.options import (
     count,
     not_negative,
+    of_each_color,
     option,
     positive,
     positive_number,
     positive_share,
     seed,
+    share,
 )
 from models import MODELS
 
@@ -95,6 +97,19 @@ class StudentOptions:
     model_t: str = option("", "teacher (default: what --path_t says, else resnet32x4)")
     path_t: str = option("", "checkpoint of the teacher (default: the published one, fetched)")
     any_teacher: bool = option(False, "take a teacher of other data or of another image size")
+    mean_t: tuple[float, ...] = option(
+        (),
+        "mean of the pixels that the teacher was trained on, R,G,B from 0 to 1 (default: what its "
+        "checkpoint says, else that of the data)",
+        parse=of_each_color(share),
+        added=True,
+    )
+    std_t: tuple[float, ...] = option(
+        (),
+        "their standard deviation, with --mean_t",
+        parse=of_each_color(positive_share),
+        added=True,
+    )
     # Without a value of their own: the method's recipe has it.
     gamma: float | None = option(
         None, "weight of cross-entropy (default: the method's)", "-r", parse=not_negative

@@ -50,8 +50,9 @@ def load_teacher(setting: Setting) -> Trained:
     path = Path(options.path_t) if options.path_t else fetch_teacher(options)
     network = load_frozen(options.model_t, path, data)
     known = checkpoint.data_of(path)
-    if {"mean", "std"} <= known.keys():
-        network.expect_statistics((known["mean"], known["std"]), (data.mean, data.std))
+    own = options.mean_t or known.get("mean"), options.std_t or known.get("std")
+    if all(own):
+        network.expect_statistics(own, (data.mean, data.std))
     if not options.any_teacher:
         check_same_data(path, known, setting)
     return Trained(options.model_t, path, sha256(path), network, at_its_place(options))

@@ -20,10 +20,11 @@ GENERAL = frozenset({
     "alpha", "amp", "any_teacher", "aug", "bank_batch", "bank_limit", "bank_type", "batch_size",
     "beta", "cfg", "channels_last", "clip_grad", "compile", "cuda_graph", "dataset",
     "deterministic", "device", "distill", "epochs", "fraction_seed", "gamma", "init_epochs",
-    "learning_rate", "lr_decay_epochs", "lr_decay_rate", "methods_dir", "model", "model_s",
-    "model_t", "momentum", "no_pair_defaults", "num_workers", "overwrite", "path_s", "path_t",
-    "print_freq", "resume", "save_dir", "save_freq", "seed", "sync_bn", "tb_freq", "teacher_bank",
-    "tf32", "train_fraction", "trial", "wandb", "warmup", "weight_decay",
+    "learning_rate", "lr_decay_epochs", "lr_decay_rate", "mean_t", "methods_dir", "model",
+    "model_s", "model_t", "momentum", "no_pair_defaults", "num_workers", "overwrite", "path_s",
+    "path_t", "print_freq", "resume", "save_dir", "save_freq", "seed", "std_t", "sync_bn",
+    "tb_freq", "teacher_bank", "tf32", "train_fraction", "trial", "wandb", "warmup",
+    "weight_decay",
 })  # fmt: skip
 # Other spellings of these, and what experiments call the number of processes.
 RESERVED = GENERAL | {"a", "b", "d", "lr", "m", "processes", "r", "wd"}
@@ -106,6 +107,18 @@ def positive_share(text: str) -> float:
     return value
 
 
+def of_each_color(read: Callable[[str], float]) -> Callable[[str], tuple[float, ...]]:
+    """A parser of '0.485,0.456,0.406' or '[0.485, 0.456, 0.406]': a number of each color."""
+
+    def three(text: str) -> tuple[float, ...]:
+        values = tuple(read(part) for part in without_brackets(text).split(","))
+        if len(values) != 3:
+            raise argparse.ArgumentTypeError(f"{text!r} is not three numbers: red,green,blue")
+        return values
+
+    return three
+
+
 def count(text: str) -> int:
     """A whole number from 0 to LARGEST."""
     return not_below_0(text, whole(text))
@@ -124,9 +137,13 @@ def not_below_0(text: str, value: int) -> int:
 
 def whole_numbers(text: str) -> tuple[int, ...]:
     """'150,180,210' or '[150,180,210]' -> (150, 180, 210); '' or '[]' -> ()"""
-    if text[:1] + text[-1:] in ("[]", "()"):
-        text = text[1:-1]
+    text = without_brackets(text)
     return tuple(whole(part) for part in text.split(",")) if text.strip() else ()
+
+
+def without_brackets(text: str) -> str:
+    """'[1, 2]', '(1, 2)' or '1, 2' -> '1, 2'"""
+    return text[1:-1] if text[:1] + text[-1:] in ("[]", "()") else text
 
 
 def switch(text: str) -> bool:

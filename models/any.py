@@ -400,7 +400,7 @@ def record_larger(network: nn.Module, calls: list[Call], image_size: int) -> lis
     if large and not any(len(set(c.output.shape[1:])) == 1 for c in calls if c.area > 1):
         return calls
     try:
-        larger, _ = record_calls(network, image_size + 32 if large else max(64, 2 * image_size))
+        larger, _ = record_calls(network, image_size + 32 if large else max(128, 2 * image_size))
     except Exception:  # whatever somebody's network raises
         larger = []
     names = [[(call.name, call.number) for call in some] for some in (calls, larger)]
@@ -504,7 +504,12 @@ def find_stages(
         if not grows or has_parameters(call.module):  # adaptive pooling may enlarge a map
             trunk.append(call)
     weighted = {c.area for c in trunk if any(True for _ in c.module.parameters(recurse=False))}
-    last = {call.area: i for i, call in enumerate(trunk) if call.area in weighted}
+    of_blocks = find_in_token_blocks(calls)
+    last = {
+        call.area: i
+        for i, call in enumerate(trunk)
+        if call.area in weighted and call.name not in of_blocks
+    }
     stages = [last_map] if last_map else []
     for i in sorted(last.values(), reverse=True):
         if not stages or trunk[i].area >= 1.5**2 * stages[0][0].area:
@@ -554,6 +559,12 @@ def find_side_paths(calls: list[Call]) -> set[tuple[str, int]]:
         elif areas <= {before, after}:
             side_paths |= {(name, a) for name, a in inside[block.name] if a == before}
     return side_paths
+
+
+def find_in_token_blocks(calls: list[Call]) -> set[str]:
+    """Calls inside a block from tokens (B, N, C) to tokens: the maps there are its own."""
+    blocks = {c.name for c in calls if c.input.ndim == c.output.ndim == 3}
+    return {call.name for call in calls if blocks & set(call.parents)}
 
 
 def has_tokens(calls: list[Call], end: int) -> bool:

@@ -20,7 +20,7 @@ from runs.forms import wrong_in
 from runs.stored import FINISHED, SCHEMA, START_ANEW, STATE, STOPPED, read_state, read_summary
 
 NEW = "new"  # what a folder holds, beside STOPPED and FINISHED, which run.json says
-OWN_FILES = ("run.json", "*.pth", "metrics.jsonl")  # run.json first: without it nothing is finished
+OWN_FILES = ("run.json", "*.pth", "metrics.jsonl")
 MEMORIES = "memories_{stage}_{epoch}.pth"
 SHARED = ("stage", "epoch", "experiment")  # what resume.pth and the memories' file both say
 PATIENCE = 10.0  # seconds that the loading processes of a killed run may need to end
@@ -228,13 +228,18 @@ class RunFolder:
                 path.unlink()
 
     def _clear(self) -> None:
-        """Remove what an earlier run left in this folder, and nothing else."""
-        for path in self._own_files():
+        """Remove what an earlier run left in this folder, and nothing else.
+
+        run.json goes first, since without it nothing is finished; but last of a run that was
+        stopped, since without it weights are nobody's.
+        """
+        goes_last = self.summary_file if self.before else None
+        for path in sorted(self._own_files(), key=lambda path: path == goes_last):
             path.unlink()
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
 
     def _own_files(self) -> list[Path]:
-        """What runs made in this folder, in the order to remove it."""
+        """What runs made in this folder."""
         return [path for pattern in OWN_FILES for path in self.path.glob(pattern)]
 
     def _check_same(self, stored: Mapping[str, Any] | None, file: Path) -> None:

@@ -56,11 +56,13 @@ LS_KD = {  # temperature, weight
     "resnet32x4->wrn_40_2": (3, 9), "wrn_40_2->MobileNetV2": (3, 9), "vgg13->MobileNetV2": (3, 9),
     "ResNet50->MobileNetV2": (3, 1),
 }  # fmt: skip
-LS_DKD = {
-    "vgg13->vgg8": (2, 15), "resnet110->resnet20": (2, 15), "resnet110->resnet32": (2, 15),
-    "resnet56->resnet20": (3, 18), "wrn_40_2->wrn_40_1": (2, 12), "wrn_40_2->wrn_16_2": (2, 12),
-    "wrn_40_2->resnet8x4": (2, 18), "wrn_40_2->MobileNetV2": (2, 15), "vgg13->MobileNetV2": (3, 9),
-    "ResNet50->MobileNetV2": (2, 15),
+LS_DKD = {  # temperature, weight, weight of the other-classes term
+    "vgg13->vgg8": (2, 15, 2), "resnet110->resnet20": (2, 15, 2),
+    "resnet110->resnet32": (2, 15, 2), "resnet56->resnet20": (3, 18, 2),
+    "wrn_40_2->wrn_40_1": (2, 12, 2), "wrn_40_2->wrn_16_2": (2, 12, 2),
+    "resnet32x4->wrn_16_2": (2, 9, 2), "resnet32x4->wrn_40_2": (2, 9, 8),
+    "wrn_40_2->resnet8x4": (2, 18, 2), "wrn_40_2->MobileNetV2": (2, 15, 2),
+    "vgg13->MobileNetV2": (3, 9, 2), "ResNet50->MobileNetV2": (2, 15, 2),
 }  # fmt: skip
 
 
@@ -109,10 +111,12 @@ def test_resolves_to_the_published_setting(path):
         assert recipe == (240, 64, 5e-4, warmup)
 
     options = parse.parse_student(["--cfg", str(path), "--logit-stand"])
-    table = {"kd": LS_KD, "dkd": LS_DKD, "rld": {}}[kind]
-    default = (5, 6) if kind == "rld" and same else (2, 9)
     weight = options.alpha if kind == "kd" else options.beta
-    assert (options.kd_T, weight) == table.get(pair, default)
+    if kind == "dkd" and pair in LS_DKD:
+        assert (options.kd_T, weight, options.dkd_others) == LS_DKD[pair]
+    else:
+        default = (5, 6) if kind == "rld" and same else (2, 9)
+        assert (options.kd_T, weight) == (LS_KD.get(pair, default) if kind == "kd" else default)
 
 
 @pytest.mark.parametrize(("method", "pair"), ON_IMAGENET, ids=" ".join)

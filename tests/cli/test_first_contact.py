@@ -125,6 +125,31 @@ def test_a_teacher_with_statistics_of_its_own(run, teacher, tmp_path, capsys):
     assert "parameters, with its own mean and std, " in capsys.readouterr().out
 
 
+def test_typed_statistics_of_a_teacher(run, fails, teacher, tmp_path):
+    """Those of a foreign checkpoint, which does not say them."""
+    weights = checkpoint.weights_of(tmp_path / "one.pth")
+    means, stds = [0.2, 0.3, 0.4], [0.1, 0.2, 0.3]
+    torch.save({"model": weights}, tmp_path / "one.pth")
+    run(f"{STUDENT} --mean_t 0.2,0.3,0.4 --std_t [0.1,0.2,0.3]")
+    typed = scores_of_the_teacher(tmp_path)
+    torch.save({"model": weights, "mean": means, "std": stds}, tmp_path / "one.pth")
+    run(f"{STUDENT} --trial 2")
+    told = scores_of_the_teacher(tmp_path)
+    torch.save({"model": weights}, tmp_path / "one.pth")
+    run(f"{STUDENT} --trial 3")
+    assert typed == told != scores_of_the_teacher(tmp_path)
+    assert "--mean_t and --std_t go together" in fails(f"{STUDENT} --mean_t 0.2,0.3,0.4")
+    assert "not three numbers" in fails(f"{STUDENT} --mean_t 0.2 --std_t 1")
+    assert "0 is not above 0" in fails(f"{STUDENT} --mean_t 0,0,0 --std_t 0,1,1")
+
+
+def scores_of_the_teacher(tmp_path):
+    """What the newest run measured of its teacher."""
+    runs = (tmp_path / "save" / "student_model").glob("*/run.json")
+    newest = max(runs, key=lambda path: path.stat().st_mtime_ns)
+    return json.loads(newest.read_text())["teacher"]["loss"]
+
+
 def test_an_evaluation_takes_the_data_from_the_checkpoint(run, tmp_path, monkeypatch):
     run(f"train_teacher --model resnet8 {DATA}")
     folder = only(tmp_path / "save" / "models")

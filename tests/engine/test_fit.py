@@ -16,7 +16,7 @@ from engine.fit import explained, fit, train_epoch
 from engine.graph import StageStep
 from engine.objective import Distillation, Supervised, norm_of_one_value
 from engine.recipe import RecipeOptions, Schedule
-from engine.stage import main_stage
+from engine.stage import first_stage, main_stage
 from engine.teacher import LiveTeacher
 from helper.errors import UserError
 from models import MODELS
@@ -50,10 +50,7 @@ def step(clip_grad: float, scale: float | None = None) -> torch.Tensor:
     stage = main_stage(task, Schedule(1.0), recipe)
     if scale:
         stage.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    before = torch.cat([p.detach().flatten() for p in task.parameters()])
-    recorder = SimpleNamespace(log_step=lambda *_: None)
-    train_epoch(stage, StageStep(stage, task), OneBatch(), 1, recorder, print_freq=1)
-    return before - torch.cat([p.detach().flatten() for p in task.parameters()])
+    return taken_by_a_step(stage, OneBatch())
 
 
 def test_a_large_gradient_is_scaled_to_the_norm():
@@ -68,6 +65,39 @@ def test_a_large_gradient_is_scaled_to_the_norm():
 def test_a_small_gradient_stays(clip_grad):
     assert torch.equal(step(clip_grad), step(0.0))
     assert step(clip_grad).norm() > 0.2
+
+
+def test_the_gradient_of_a_first_stage_is_clipped_too():
+    recipe, clipped = (RecipeOptions(clip_grad=c, **RECIPE) for c in (0.0, 1e-3))
+    free, held = (change_of_a_first_stage(r) for r in (recipe, clipped))
+    torch.testing.assert_close(held, 1e-3 * free / free.norm(), rtol=1e-2, atol=1e-7)
+
+
+def change_of_a_first_stage(recipe: RecipeOptions) -> torch.Tensor:
+    """What one step of AB's first stage at rate 1 takes from what it trains."""
+    torch.manual_seed(2)
+    (student, teacher), data = (MODELS["resnet8"](10) for _ in range(2)), OneBatch()
+    options = parse_student(["--distill", "abound"])
+    losses = kd_and_method(options, setup_of(student, teacher, data))
+    task = Distillation(student, LiveTeacher(teacher, NUMERICS), *losses, "abound", options)
+    stage = first_stage(task, 1.0, recipe, epochs=1)
+    return taken_by_a_step(stage, data)
+
+
+def setup_of(student, teacher, data) -> Setup:
+    """What a method may know of two networks and their data."""
+    with torch.no_grad():
+        shown = [net.eval().features(data.batch.images[:2]) for net in (student, teacher)]
+    return Setup(*shown, student, teacher, data.batch.labels, generator=torch.Generator())
+
+
+def taken_by_a_step(stage, data) -> torch.Tensor:
+    """What one step takes from all that a stage trains, in one vector."""
+    trained = stage.optimizer.param_groups[0]["params"]
+    before = torch.cat([p.detach().flatten() for p in trained])
+    recorder = SimpleNamespace(log_step=lambda *_: None)
+    train_epoch(stage, StageStep(stage, stage.task), data, 1, recorder, print_freq=1)
+    return before - torch.cat([p.detach().flatten() for p in trained])
 
 
 @pytest.mark.parametrize(
@@ -86,9 +116,7 @@ def drawn(process: int, epoch: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """What a process of several draws in a step: for the student, and CRD's negatives."""
     torch.manual_seed(1)
     networks, data, draws = (MODELS["resnet8"](10), MODELS["resnet14"](10)), OneBatch(), []
-    with torch.no_grad():
-        shown = [network.eval().features(data.batch.images[:2]) for network in networks]
-    setup = Setup(*shown, *networks, data.batch.labels, generator=torch.Generator())
+    setup = setup_of(*networks, data)
     options = parse_student(["--distill", "crd", "--nce_k", "3", "--tekap"])
     teacher, losses = LiveTeacher(networks[1], NUMERICS), kd_and_method(options, setup)
     task = Distillation(networks[0], teacher, *losses, "crd", options)

@@ -505,6 +505,14 @@ def test_timm_is_optional(monkeypatch):
             "blocks (288, 1, 1); no last map; classifier classifier",
         ),
         ("vit_tiny_patch16_224", 224, "no stages; no last map; classifier head"),
+        # Its blocks fold their tokens to maps inside.
+        ("xcit_nano_12_p16_224", 32, "no stages; no last map; classifier head"),
+        (  # 64 times smaller in the end
+            "selecsls42b",
+            32,
+            "stages: features.1.conv6 (128, 8, 8), features.3.conv6 (288, 4, 4), features.5.conv6 "
+            "(480, 2, 2), head.1 (1024, 1, 1), head (1024, 1, 1); last map head; classifier fc",
+        ),
     ],
 )
 def test_timm_where_it_is_installed(name, size, expected):

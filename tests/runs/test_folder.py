@@ -122,6 +122,28 @@ def test_killed_while_it_is_cleared(tmp_path, monkeypatch):
     assert seen <= {(True, FINISHED), (True, "refused"), (False, "refused"), (False, NEW)}
 
 
+def test_killed_while_it_starts_anew(tmp_path, monkeypatch):
+    """A run that was stopped in its first epoch begins again, however often it is killed."""
+    folder = holds(tmp_path, STOPPED, resume=False)
+    checkpoint.save(tmp_path / "net_best.pth", {"experiment": ONE.digest})
+    real = Path.unlink
+
+    def unlink(path, missing_ok=False):
+        if path.suffix == ".pth":
+            raise KeyboardInterrupt
+        real(path, missing_ok)
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(KeyboardInterrupt),
+        patch.setattr(Path, "unlink", unlink) or folder.open(resume=True, overwrite=False),
+    ):
+        pass
+    with folder.open(resume=True, overwrite=False) as state:
+        assert state == {}
+    assert not list(tmp_path.glob("*.pth"))
+
+
 @pytest.mark.parametrize("name", ["run.json", "resume.pth", "metrics.jsonl", "net_last.pth"])
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_a_folder_in_the_place_of_a_file(name, overwrite, tmp_path):
