@@ -43,7 +43,7 @@ def train_student(argv):
         "terms": term_weights(options, options.distill, warm_up(options, options.epochs)),
         "teacher": measure_teacher(teacher, setting, parts, folder),
     }
-    train(setting, folder, stages, (parts.train, parts.test), facts)
+    train(setting, folder, stages, parts.loaders, facts)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from cli.identity import make_experiment, probe_title
 from cli.main import main
 from cli.networks import load_backbone, probed_network
 from cli.parse import parse_transfer
-from cli.setting import make_setting
+from cli.setting import Loaders, make_setting
 from cli.training import is_finished, print_heading, run_folder, train
 from engine.device import prepare
 from engine.objective import LinearProbe, PooledOnce
@@ -30,7 +30,8 @@ def transfer_student(argv):
     network = setting.network(name)
     load_backbone(network, path, name)
     probe = LinearProbe(network, setting.numerics)
-    train_loader, test_loader = setting.loaders()
+    train_loader, *others = setting.loaders()
+    loaders = Loaders(train_loader, *(other and PooledOnce(probe, other) for other in others))
     facts = {
         "objective": f"CE on the features of {path.name} ({digest[:8]})",
         "terms": {"ce": 1.0},
@@ -38,7 +39,7 @@ def transfer_student(argv):
     }
     stage = main_stage(probe, setting.schedule, options)
     print_heading(setting, folder, network, facts["objective"])
-    train(setting, folder, [stage], (train_loader, PooledOnce(probe, test_loader)), facts)
+    train(setting, folder, [stage], loaders, facts)
 
 
 if __name__ == "__main__":

@@ -61,12 +61,14 @@ def bank_key(trained: Trained, setting: Setting, train: Loader) -> dict[str, Any
     """Everything that a row of the bank depends on."""
     options, data = setting.options, setting.data
     fraction = options.train_fraction
+    held_out = {name: options.values[name] for name in ("val_fraction", "val_seed")}
     return {
         "teacher": trained.sha256,
         "network": trained.name,
         "data": setting.fingerprint,
         "train_fraction": fraction,
         "fraction_seed": options.fraction_seed if fraction < 1 else 0,
+        **(held_out if options.val_fraction else {}),
         "image_size": data.image_size,
         "mean": list(data.mean),
         "std": list(data.std),

@@ -15,6 +15,7 @@ from helper.options import (
     positive_share,
     seed,
     share,
+    share_below_1,
 )
 from models import MODELS
 
@@ -37,6 +38,11 @@ class FractionOptions:
         1.0, "share of the training images to train on, of each class alike", parse=positive_share
     )
     fraction_seed: int = option(0, "which of them, where it is not all", parse=seed)
+    val_fraction: float = option(
+        0.0, "share of the training images to hold out: the best epoch is chosen on them, and the "
+        "test set is read at the end, once", parse=share_below_1, added=True,
+    )  # fmt: skip
+    val_seed: int = option(0, "which of them are held out", parse=seed, added=True)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ def make_experiment(kind: str, setting: Setting, title: Title, source: str = "")
     usual = effective({**options.values, **options.usual}, setting) | {"processes": 1}
     code = code_versions(kind, setting)
     idle = options.idle | ({"fraction_seed"} if options.train_fraction == 1 else set())
+    idle |= set() if options.val_fraction else {"val_seed"}
     identity = identity_of({name: value for name, value in values.items() if name not in idle})
     unusual = [
         name

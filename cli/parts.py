@@ -5,9 +5,7 @@ from typing import NamedTuple
 from cli.bank import make_teacher, terms_read
 from cli.networks import Trained
 from cli.objective import kd_and_method, method_setup
-from cli.setting import Setting
-from dataset.loader import Loader
-from dataset.stream import StreamLoader
+from cli.setting import Loaders, Setting
 from distiller_zoo.base import Distiller
 from engine.device import prepare
 from engine.teacher import Teacher
@@ -21,8 +19,7 @@ class Parts(NamedTuple):
     teacher: Teacher
     kd: Distiller
     method: Distiller
-    train: Loader | StreamLoader
-    test: Loader | StreamLoader
+    loaders: Loaders
     bank: str  # a line on the teacher's bank; empty where none is asked for
 
 
@@ -31,9 +28,9 @@ def make_parts(setting: Setting, trained: Trained) -> Parts:
     options = setting.options
     prepare(options.deterministic, setting.seed)  # so that the student starts as it would alone
     student = setting.network(options.model_s)
-    train, test = setting.loaders()
-    setup = method_setup(student, trained.network, setting.data.image_size, train)
+    loaders = setting.loaders()
+    setup = method_setup(student, trained.network, setting.data.image_size, loaders.train)
     kd, method = kd_and_method(options, setup)
     terms = terms_read(options, kd, method, student)
-    teacher, bank = make_teacher(trained, setup.teacher, terms, setting, train)
-    return Parts(student, teacher, kd, method, train, test, bank)
+    teacher, bank = make_teacher(trained, setup.teacher, terms, setting, loaders.train)
+    return Parts(student, teacher, kd, method, loaders, bank)

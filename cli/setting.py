@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -10,9 +11,10 @@ from dataset import DATASETS
 from dataset.fingerprint import fingerprint
 from dataset.loader import Loader, Loading
 from dataset.stream import StreamedSet, StreamLoader
-from dataset.subset import AnySet, take_fraction
+from dataset.subset import AnySet, hold_out, take_fraction
 from engine.device import Numerics, start
 from engine.distributed import local_main_process_first, on_main_process, rank, world_size
+from engine.objective import PooledOnce
 from engine.recipe import Schedule, make_schedule
 from helper.files import check_writable
 from helper.options import Resolved
@@ -20,6 +22,22 @@ from models.any import build, check_name, learning_rate
 from models.base import Classifier
 
 TEST_BATCH = {"cpu": 64, "cuda": 500}  # images a step where nothing is trained
+
+
+AnyLoader = Loader | StreamLoader | PooledOnce
+
+
+class Loaders(NamedTuple):
+    """Of each split, this process's share."""
+
+    train: Loader | StreamLoader
+    test: AnyLoader
+    val: AnyLoader | None = None  # where images are held out
+
+    @property
+    def measured(self) -> AnyLoader:
+        """What each epoch is measured on, and the best is chosen on."""
+        return self.test if self.val is None else self.val
 
 
 @dataclass(frozen=True)
@@ -54,14 +72,15 @@ class Setting:
         """A new network for the classes and the image size of the data set."""
         return make_network(name, self.data)
 
-    def loaders(self) -> tuple[Loader, Loader]:
-        """Training and test loader of this process's shares."""
+    def loaders(self) -> Loaders:
+        """The batches of every split."""
         options, device = self.options, self.numerics.device
         how = Loading(self.seed, device, rank(), world_size(), options.num_workers, options.aug)
         streamed = isinstance(self.data, StreamedSet)
         test_size = options.batch_size if streamed else TEST_BATCH[device.type]
         train = make_loader(self.data, "train", options.batch_size, how)
-        return train, make_loader(self.data, "test", test_size, how)
+        others = ["test", "val"] if self.data.val else ["test"]
+        return Loaders(train, *(make_loader(self.data, name, test_size, how) for name in others))
 
 
 def make_setting(options: Resolved, model: str) -> Setting:
@@ -74,7 +93,8 @@ def make_setting(options: Resolved, model: str) -> Setting:
     numerics = start(options)
     whole = load_data(options)
     known_as = on_main_process(lambda: fingerprint(whole))
-    data = take_fraction(whole, options.train_fraction, options.fraction_seed)
+    rest = hold_out(whole, options.val_fraction, options.val_seed)
+    data = take_fraction(rest, options.train_fraction, options.fraction_seed)
     return Setting(options, model, numerics, data, schedule, rate, known_as)
 
 

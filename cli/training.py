@@ -10,7 +10,7 @@ from typing import Any
 
 from cli.networks import Trained, count_parameters
 from cli.parts import Parts
-from cli.setting import Setting
+from cli.setting import AnyLoader, Loaders, Setting
 from dataset import DATASETS
 from dataset.loader import smallest_batch
 from dataset.stream import StreamedSet
@@ -24,6 +24,7 @@ from engine.stage import Stage
 from helper.errors import UserError
 from helper.files import check_writable
 from models.base import Classifier
+from runs import checkpoint
 from runs.code import CODE
 from runs.experiment import Experiment, rounding_of
 from runs.folder import FINISHED, NEW, RunFolder
@@ -31,6 +32,7 @@ from runs.logs import import_wandb
 from runs.provenance import provenance
 from runs.recorder import Run
 
+PROTOCOL = "best epoch on the held-out images; the test images are read at the end, once"
 KINDS = {"teacher": "models", "student": "student_model", "probe": "linear_probe"}
 
 
@@ -76,7 +78,7 @@ def train(
     setting: Setting,
     folder: RunFolder,
     stages: Sequence[Stage | None],
-    loaders: tuple[Any, Any],
+    loaders: Loaders,
     facts: Mapping[str, Any],
 ) -> None:
     """Train the stages one after another, and keep what they give in the folder.
@@ -94,8 +96,25 @@ def train(
         run = Run(folder, setting.model, everything, state, is_main_process())
         run.start(began, options.wandb, options.tb_freq)
         for stage in filter(None, stages):
-            fit(stage, *loaders, run, options.print_freq)
-        run.finish()
+            fit(stage, loaders.train, loaders.measured, run, options.print_freq)
+        task = stages[-1].task
+        run.finish({} if loaders.val is None else test_kept(task, loaders.test, run))
+
+
+def test_kept(task: Task, test: AnyLoader, run: Run) -> dict[str, dict[str, float]]:
+    """Accuracies of the last and the best network on the test set, on which nothing was chosen.
+
+    -> {"last": {"test_acc": 76.87, ...}, "best": ...}
+    """
+    tested: dict[str, dict[str, float]] = {}
+    for which, epoch in (("last", run.last["epoch"]), ("best", run.best["epoch"])):
+        if which == "best" and epoch == run.last["epoch"]:
+            return {**tested, "best": tested["last"]}
+        file = run.weights_file(which)
+        task.student.load_state_dict(on_main_process(lambda file=file: checkpoint.weights_of(file)))
+        scores = evaluate(task.eval().predict, test)
+        tested[which] = {f"test_{name}": value for name, value in scores.items()}
+    return tested
 
 
 def check_last_batch(task: Task, setting: Setting) -> None:
@@ -127,6 +146,7 @@ def run_facts(setting: Setting, student: Classifier) -> dict[str, Any]:
         "parameters": count_parameters(student),
         "data": data_facts(setting),
         "images": image_counts(setting),
+        "best_on": "val" if setting.data.val else "test",
         "seed": setting.seed,
         "learning_rate": schedule.start,
         "lr_decay_epochs": list(schedule.decay_epochs),
@@ -160,9 +180,10 @@ def plain_value(value: Any) -> Any:
 
 
 def image_counts(setting: Setting) -> dict[str, int]:
-    """Training and test images."""
-    splits = {"train": setting.data.train, "test": setting.data.test}
-    return {name: len(split.labels) for name, split in splits.items()}
+    """Training, held-out and test images."""
+    data = setting.data
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    return {name: len(split.labels) for name, split in splits.items() if split}
 
 
 def print_heading(
@@ -177,19 +198,22 @@ def print_heading(
     counts = image_counts(setting)
     size = f"{data.image_size}x{data.image_size}"
     kept = "read from disk" if isinstance(data, StreamedSet) else "in memory"
-    share = f" ({options.train_fraction:g} of all)" if options.train_fraction < 1 else ""
+    whole = "the others" if data.val else "all"
+    share = f" ({options.train_fraction:g} of {whole})" if options.train_fraction < 1 else ""
+    held_out = f", {counts['val']:,} held-out" if data.val else ""
     decays = ", ".join(map(str, schedule.decay_epochs))
     falls = f", times {schedule.decay_rate:g} after {decays}" if decays else ""
     mean, std = (", ".join(f"{x:.4f}" for x in values) for values in (data.mean, data.std))
     lines = {
-        "data": f"{data.name}: {counts['train']:,} training{share} and {counts['test']:,} test "
-        f"images of {size} in {len(data.classes)} classes, {kept}",
+        "data": f"{data.name}: {counts['train']:,} training{share}{held_out} "
+        f"and {counts['test']:,} test images of {size} in {len(data.classes)} classes, {kept}",
         "pixels": f"mean ({mean}), std ({std})",
         "network": describe_network(setting.model, student),
         "objective": objective,
         "training": f"{options.epochs} epochs, batch {options.batch_size}, "
         f"rate {schedule.start:g}{falls}, momentum {options.momentum:g}, "
         f"weight decay {options.weight_decay:g}, seed {setting.seed}",
+        **({"protocol": PROTOCOL} if data.val else {}),
         "device": setting.numerics.describe(),
         "folder": str(folder.path),
         "code": str(CODE),
@@ -218,7 +242,7 @@ def measure_teacher(
     if scores is None:
         predict = setting.numerics.predictor(trained.network, "teacher")
         try:
-            scores = evaluate(predict, parts.test, title="teacher")
+            scores = evaluate(predict, parts.loaders.test, title="teacher")
         except NotFinite:
             raise UserError(
                 f"the teacher {trained.path} gives numbers that are not finite: train it again, "

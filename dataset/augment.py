@@ -15,8 +15,8 @@ from torch import Tensor
 AUGMENTATION_VERSION = 1
 MASK = 0xFFFFFFFF
 GOLDEN = 0x9E3779B9  # 2**32 / golden ratio: keeps the hash of zeros away from zero
-# Purposes of `draw`, each with a random sequence of its own. `stream` has 4, `subset` 5, and
-# `autoaugment` those from 100 on.
+# Purposes of `draw`, each with a random sequence of its own. `stream` has 4, `subset` 5 and 6,
+# and `autoaugment` those from 100 on.
 ORDER, TOP, LEFT, FLIP = range(4)
 
 

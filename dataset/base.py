@@ -46,6 +46,7 @@ class DataSet:
     padding: int = 4  # black border from which a training crop of the image's size is cut
     flip: bool = True  # whether half of the training images are flipped
     networks: Mapping[str, str] = field(default_factory=dict)  # see `DataSource`
+    val: Split | None = None  # held out of the training split, see `subset.hold_out`
 
     @property
     def image_size(self) -> int:

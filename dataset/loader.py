@@ -61,12 +61,12 @@ class Loader:
     def __init__(
         self,
         data: DataSet,
-        split: Literal["train", "test"],
+        split: Literal["train", "val", "test"],
         batch_size: int,
         how: Loading,
     ):
-        if split not in ("train", "test"):
-            raise ValueError(f"split is {split!r}; there are 'train' and 'test'")
+        if split not in ("train", "val", "test"):
+            raise ValueError(f"split is {split!r}; there are 'train', 'val' and 'test'")
         rank, ranks = how.rank, how.ranks
         if batch_size < 1 or not 0 <= rank < ranks:
             raise ValueError(
@@ -75,7 +75,7 @@ class Loader:
             )
         chosen: Split = getattr(data, split)
         check_split(data.name, split, chosen, len(data.classes))
-        self.training = split == "train"
+        self.split, self.training = split, split == "train"
         self.seed, self.padding, self.flip, self.aug = how.seed, data.padding, data.flip, how.aug
         images, about = chosen.images.contiguous(), f"{split} split of {data.name}"
         self.images = place(images, torch.device(how.device), about if rank == 0 else "")
@@ -91,7 +91,7 @@ class Loader:
         return len(self._shares)
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch: shuffled and augmented, or the test split as it is."""
+        """The batches of an epoch: shuffled and augmented, or another split as it is."""
         n, device = len(self.labels), self.labels.device
         order = permutation(self.seed, epoch, n) if self.training else torch.arange(n)
         own_cpu = torch.cat([order[lo:hi] for lo, hi in self._shares])  # samples of this rank

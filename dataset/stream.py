@@ -40,13 +40,14 @@ class StreamedSet:
     image_size: int
     networks: Mapping[str, str] = field(default_factory=dict)  # see `DataSource`
     skip_corrupt: bool = False
+    val: Files | None = None  # held out of the training split, see `subset.hold_out`
 
 
 class StreamLoader:
     """Batches of one split like those of `dataset.loader.Loader`, from files on disk.
 
     Training images are cropped at random (8 to 100 % of the area, Szegedy et al., Going Deeper with
-    Convolutions, CVPR 2015) and flipped; AutoAugment's policy is ImageNet's. Test images are
+    Convolutions, CVPR 2015) and flipped; AutoAugment's policy is ImageNet's. Other images are
     resized and center-cropped. All choices follow from (seed, epoch, sample), whatever the number
     of workers.
 
@@ -57,7 +58,7 @@ class StreamLoader:
     def __init__(
         self,
         data: StreamedSet,
-        split: Literal["train", "test"],
+        split: Literal["train", "val", "test"],
         batch_size: int,
         how: Loading,
     ):
@@ -68,7 +69,8 @@ class StreamLoader:
                 "--skip_corrupt needs one process, since all have to know what is in a batch: "
                 "remove the files it names"
             )
-        self.training, self.seed, self.skip = split == "train", how.seed, data.skip_corrupt
+        self.split, self.training = split, split == "train"
+        self.seed, self.skip = how.seed, data.skip_corrupt
         self.labels = torch.tensor(files.labels).to(how.device)  # (N,)
         self._batch_size = batch_size
         if self.training:
@@ -93,7 +95,7 @@ class StreamLoader:
         return len(self._shares)
 
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch: shuffled and augmented, or the test split as it is."""
+        """The batches of an epoch: shuffled and augmented, or another split as it is."""
         n, device, skipped = len(self.labels), self.labels.device, 0
         order = permutation(self.seed, epoch, n) if self.training else torch.arange(n)
         self._sampler.epoch, self._sampler.order = epoch, order

@@ -1,4 +1,4 @@
-"""A random part of a training split. N samples, K classes."""
+"""Random parts of a training split. N samples, K classes."""
 
 from dataclasses import replace
 
@@ -7,10 +7,12 @@ from torch import Tensor
 
 from dataset.augment import draw
 from dataset.base import DataSet, Split
+from dataset.folder import Files
 from dataset.stream import StreamedSet
+from helper.errors import UserError
 
 AnySet = DataSet | StreamedSet
-SUBSET = 5  # purpose of `draw`, after those of dataset.augment and dataset.stream
+SUBSET, HELD_OUT = 5, 6  # purposes of `draw`, after those of dataset.augment and dataset.stream
 
 
 def take_fraction(data: AnySet, fraction: float, seed: int) -> AnySet:
@@ -27,18 +29,42 @@ def take_fraction(data: AnySet, fraction: float, seed: int) -> AnySet:
         raise ValueError(f"a fraction of {fraction} of the training images: it is in (0, 1]")
     if fraction == 1:
         return data
-    train = data.train
-    if isinstance(data, DataSet):
-        kept = stratified(train.labels.cpu(), fraction, seed).to(train.labels.device)
-        return replace(data, train=Split(train.images[kept], train.labels[kept]))
-    kept = stratified(torch.tensor(train.labels), fraction, seed).tolist()
-    paths, labels = [train.paths[i] for i in kept], [train.labels[i] for i in kept]
-    return replace(data, train=train._replace(paths=paths, labels=labels))
+    kept = stratified(torch.as_tensor(data.train.labels).cpu(), fraction, seed)
+    return replace(data, train=part_of(data.train, kept))
 
 
-def stratified(labels: Tensor, fraction: float, seed: int) -> Tensor:
+def hold_out(data: AnySet, fraction: float, seed: int) -> AnySet:
+    """The same data with a stratified random part of its training split moved into `val`.
+
+    Each class keeps round((1 - fraction) * its size) images to train on, at least one. Both parts
+    have their old order; `Batch.index` counts the images of its own part. A fraction of 0 returns
+    `data` itself.
+    """
+    if fraction == 0:
+        return data
+    labels = torch.as_tensor(data.train.labels).cpu()
+    kept = stratified(labels, 1 - fraction, seed, HELD_OUT)
+    held = torch.ones(len(labels), dtype=torch.bool).index_fill_(0, kept, False).nonzero()[:, 0]
+    if not len(held):
+        raise UserError(
+            f"--val_fraction {fraction:g} holds out none of {len(labels)} training images: "
+            "give more"
+        )
+    return replace(data, train=part_of(data.train, kept), val=part_of(data.train, held))
+
+
+def part_of(split: Split | Files, kept: Tensor) -> Split | Files:
+    """Some samples of a split, by number: (M,) int64 on the CPU."""
+    if isinstance(split, Split):
+        kept = kept.to(split.labels.device)
+        return Split(split.images[kept], split.labels[kept])
+    paths, labels = ([entries[i] for i in kept.tolist()] for entries in (split.paths, split.labels))
+    return split._replace(paths=paths, labels=labels)
+
+
+def stratified(labels: Tensor, fraction: float, seed: int, purpose: int = SUBSET) -> Tensor:
     """Which samples are kept: labels (N,) -> sorted indices (M,), int64."""
-    shuffled = draw(seed, 0, SUBSET, torch.arange(len(labels))).argsort(stable=True)
+    shuffled = draw(seed, 0, purpose, torch.arange(len(labels))).argsort(stable=True)
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
     sizes = labels.bincount().tolist()  # (K,)
     kept = [

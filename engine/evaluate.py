@@ -24,7 +24,7 @@ def evaluate(
 
     `look` is shown logits (B, K) and labels (B,) of each batch; `title` is the progress bar's.
     """
-    meter = Meter("test ")
+    meter = Meter(f"{loader.split} ")
     hidden = None if is_main_process() else True  # None: quiet when stderr is no terminal
     bar = tqdm(loader.batches(0), title, len(loader), leave=False, disable=hidden, delay=1)
     for batch in bar:

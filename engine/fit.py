@@ -38,8 +38,8 @@ class Recorder(Protocol):
         """What a stopped run leaves, for an error message."""
 
 
-def fit(stage: Stage, train: Loader, test: Loader, recorder: Recorder, print_freq: int) -> None:
-    """Train a stage, or what is left of it."""
+def fit(stage: Stage, train: Loader, measured: Loader, recorder: Recorder, print_freq: int) -> None:
+    """Train a stage, or what is left of it; each epoch is measured on another split."""
     done = recorder.restore(stage)
     if done >= stage.epochs:
         return
@@ -53,12 +53,12 @@ def fit(stage: Stage, train: Loader, test: Loader, recorder: Recorder, print_fre
             if stage.task.numerics.cuda_graph:
                 facts["graph_replays"] = step.replays - replayed
             distributed.broadcast_buffers(stage.task.student)
-            tested = evaluate(stage.task.eval().predict, test) if stage.is_main else {}
+            scores = evaluate(stage.task.eval().predict, measured) if stage.is_main else {}
         numbers = {
             "lr": stage.schedule(epoch),
             **facts,
             **{f"train_{name}": value for name, value in means.items()},
-            **{f"test_{name}": value for name, value in tested.items()},
+            **{f"{measured.split}_{name}": value for name, value in scores.items()},
             "seconds": seconds,
             "images_per_s": len(train.labels) / seconds,
         }

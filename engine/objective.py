@@ -287,7 +287,7 @@ class PooledOnce:
     """
 
     def __init__(self, probe: LinearProbe, loader: Loader):
-        self.probe, self.loader = probe, loader
+        self.probe, self.loader, self.split = probe, loader, loader.split
         self._batches: list[Batch] = []
 
     def __len__(self) -> int:

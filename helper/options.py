@@ -23,8 +23,8 @@ GENERAL = frozenset({
     "learning_rate", "lr_decay_epochs", "lr_decay_rate", "mean_t", "methods_dir", "model",
     "model_s", "model_t", "momentum", "no_pair_defaults", "num_workers", "overwrite", "path_s",
     "path_t", "print_freq", "resume", "save_dir", "save_freq", "seed", "std_t", "sync_bn",
-    "tb_freq", "teacher_bank", "tf32", "train_fraction", "trial", "wandb", "warmup",
-    "weight_decay",
+    "tb_freq", "teacher_bank", "tf32", "train_fraction", "trial", "val_fraction", "val_seed",
+    "wandb", "warmup", "weight_decay",
 })  # fmt: skip
 # Other spellings of these, and what experiments call the number of processes.
 RESERVED = GENERAL | {"a", "b", "d", "lr", "m", "processes", "r", "wd"}
@@ -97,6 +97,13 @@ def share(text: str) -> float:
     """A number from 0 to 1."""
     if not 0 <= (value := float(text)) <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def share_below_1(text: str) -> float:
+    """A number from 0 on, below 1."""
+    if (value := share(text)) == 1:
+        raise argparse.ArgumentTypeError(f"{text} is not below 1")
     return value
 
 

@@ -30,9 +30,20 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def measured_on(numbers: Mapping[str, float]) -> str:
+    """The split that an epoch was measured on: "val" where images are held out, else "test"."""
+    return "val" if "val_acc" in numbers else "test"
+
+
+def accuracy(numbers: Mapping[str, float]) -> float:
+    """What the best epoch is chosen by, in %."""
+    return numbers[f"{measured_on(numbers)}_acc"]
+
+
 def is_epoch(content: Any, number: Any) -> bool:
     """Whether these are the numbers of that epoch."""
-    numbers = is_count(number) and are_numbers(content) and "test_acc" in content
+    numbers = is_count(number) and are_numbers(content)
+    numbers = numbers and f"{measured_on(content)}_acc" in content
     return numbers and content.get("epoch") == number
 
 
@@ -142,7 +153,7 @@ def line_of(numbers: Mapping[str, float]) -> str:
 
 def console_line(epoch: int, epochs: int, numbers: Mapping[str, float]) -> str:
     """One epoch in one line: the weighted total, then its plain terms."""
-    total = {"train_loss", "train_acc"}
+    total, split = {"train_loss", "train_acc"}, measured_on(numbers)
     terms = [
         f"{name.removeprefix('train_')} {value:.4f}"
         for name, value in numbers.items()
@@ -152,7 +163,7 @@ def console_line(epoch: int, epochs: int, numbers: Mapping[str, float]) -> str:
     return (
         f"epoch {epoch:>{len(str(epochs))}}/{epochs}  lr {numbers['lr']:g}  "
         f"loss {numbers['train_loss']:.4f} {parts}"
-        f"train {numbers['train_acc']:.2f} %  test {numbers['test_acc']:.2f} % "
-        f"(top-5 {numbers['test_acc_top5']:.2f})  "
+        f"train {numbers['train_acc']:.2f} %  {split} {accuracy(numbers):.2f} % "
+        f"(top-5 {numbers[f'{split}_acc_top5']:.2f})  "
         f"{numbers['seconds']:.1f} s  {numbers['images_per_s']:,.0f} images/s"
     )

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -102,21 +103,31 @@ class Run:
             return f"the checkpoint of epoch {self.kept} is kept in {self.folder.path}"
         return "no epoch was finished, so there is no checkpoint"
 
-    def finish(self) -> None:
-        """Write the summary of a run that is through."""
+    def weights_file(self, which: str) -> Path:
+        """Of the "last" or the "best" epoch."""
+        return self.folder.path / f"{plain(self.model)}_{which}.pth"
+
+    def finish(self, tested: Mapping[str, Mapping[str, float]]) -> None:
+        """Write the summary of a run that is through.
+
+        `tested` has what "last" and "best" give on the test set, where no epoch was measured on it.
+        """
         if not self.writes:
             return
+        chosen_on = " on the held-out images" if tested else ""
+        self.last = {**self.last, **tested.get("last", {})}
+        self.best = {**self.best, **tested.get("best", {})}
         self.logger.close()
         self._write_summary(FINISHED)
         print(
             f"{self.model}: last {self.last['test_acc']:.2f} %, best {self.best['test_acc']:.2f} % "
-            f"(epoch {self.best['epoch']}), {self.seconds:.0f} s; {self.folder.path}"
+            f"(epoch {self.best['epoch']}{chosen_on}), {self.seconds:.0f} s; {self.folder.path}"
         )
 
     def _finish_main_epoch(self, stage, epoch: int, numbers: Mapping[str, float]) -> None:
         self.last = {"epoch": epoch, **numbers}
         self.history.append(self.last)
-        better = numbers["test_acc"] > self.best.get("test_acc", -1.0)
+        better = not self.best or logs.accuracy(numbers) > logs.accuracy(self.best)
         if better:
             self.best = self.last
         self.seconds += numbers["seconds"]
@@ -124,14 +135,14 @@ class Run:
         self.kept = epoch if kept else self.kept
         if not self.writes:
             return
-        path, name = self.folder.path, plain(self.model)
-        weights = self._weights(stage.task.student, epoch, numbers["test_acc"])
+        path = self.folder.path
+        weights = self._weights(stage.task.student, epoch, logs.accuracy(numbers))
         if better:
-            checkpoint.save(path / f"{name}_best.pth", weights)
+            checkpoint.save(self.weights_file("best"), weights)
         if self._is_due(stage, epoch):
             checkpoint.save(path / f"ckpt_epoch_{epoch}.pth", weights)
         if epoch == stage.epochs:
-            checkpoint.save(path / f"{name}_last.pth", weights)
+            checkpoint.save(self.weights_file("last"), weights)
         self.logger.epoch(epoch, numbers)
         # Last of all: a run killed before this line repeats the epoch and writes the same again.
         if kept:

@@ -10,7 +10,7 @@ from typing import Any
 from helper.errors import UserError
 from runs.experiment import NO_NUMBER, ROUNDING, Experiment
 from runs.forms import is_whole
-from runs.logs import is_epoch, read_lines
+from runs.logs import accuracy, is_epoch, read_lines
 from runs.stored import FINISHED, read_summary
 
 
@@ -32,7 +32,7 @@ class Result:
     trial: int
     seconds: float
     last: Mapping[str, float]  # numbers of the last epoch so far; empty before the first
-    best: Mapping[str, float]  # of the best epoch on the test set
+    best: Mapping[str, float]  # of the best epoch, on the held-out images or else the test set
     options: Mapping[str, Any]  # those in force that change a number
     all_options: Mapping[str, Any]  # every option, as run.json has it
     row: str  # equal for runs that differ in their seed alone
@@ -67,7 +67,7 @@ def result_of(folder: Path, summary: Mapping[str, Any]) -> Result:
     source = summary.get("teacher") or summary.get("source") or {}
     finished = summary["status"] == FINISHED
     last, best = (summary["last"], summary["best"]) if finished else numbers_so_far(folder)
-    if finished and not (is_epoch(last, last["epoch"]) and is_epoch(best, best["epoch"])):
+    if finished and not all(is_epoch(x, x["epoch"]) and "test_acc" in x for x in (last, best)):
         raise ValueError("last and best are no epochs")
     decays = identity.get("lr_decay_epochs") or ()
     if not isinstance(decays, (list, tuple)) or not all(map(is_whole, decays)):
@@ -98,7 +98,7 @@ def result_of(folder: Path, summary: Mapping[str, Any]) -> Result:
 def numbers_so_far(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Last and best epoch of an unfinished run, of which run.json has none; empty before one."""
     epochs = read_lines(folder / "metrics.jsonl")
-    best = max(epochs, key=lambda line: line["test_acc"], default={})
+    best = max(epochs, key=accuracy, default={})
     return (epochs[-1] if epochs else {}), best
 
 

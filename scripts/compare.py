@@ -48,6 +48,7 @@ PROTOCOL = (
     "Accuracy: epochs are in the table; last is the headline; best is the best epoch on the test "
     "set."
 )
+HELD_OUT = "val_fraction: best is the best epoch on held-out training images, not on the test set."
 LOOK_ALIKE = (
     "experiment: rows with one differ in what no column shows (images of the data set, version of "
     "the code, release)."
@@ -89,9 +90,11 @@ def compare(argv: Sequence[str]) -> None:
         text = csv_table(columns)
         print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
     elif options.format == "markdown":
-        text = "\n".join([markdown_table(columns), "", *as_list(footer(columns, notes))]) + "\n"
+        text = (
+            "\n".join([markdown_table(columns), "", *as_list(footer(rows, columns, notes))]) + "\n"
+        )
     else:
-        below = [*footer(columns, notes), *places(arguments)]
+        below = [*footer(rows, columns, notes), *places(arguments)]
         text = "\n".join([text_table(columns), "", *below]) + "\n"
     if options.out:
         write_whole(Path(options.out), lambda file: file.write(text.encode()))
@@ -244,10 +247,14 @@ def published_columns(rows: list[list[Result]], theirs: Sequence[Published | Non
 # ---- around the table
 
 
-def footer(columns: Sequence[Column], notes: Sequence[str]) -> list[str]:
+def footer(
+    rows: Sequence[Sequence[Result]], columns: Sequence[Column], notes: Sequence[str]
+) -> list[str]:
     """What stands below the table."""
     about = [LOOK_ALIKE] if any(column.name == "experiment" for column in columns) else []
-    return [PROTOCOL, *about, *notes]
+    held_out = ["val_fraction" in runs[0].options for runs in rows]
+    protocol = [PROTOCOL] * (not all(held_out)) + [HELD_OUT] * any(held_out)
+    return [*protocol, *about, *notes]
 
 
 def as_list(lines: Iterable[str]) -> list[str]:

@@ -47,7 +47,7 @@ def measured(line: str) -> tuple[type, list[dict[str, float]]]:
     task = Distillation(parts.student, parts.teacher, *losses, options).train()
     task.begin_epoch(1, 1, 1)
     task.seed_losses(7)
-    outputs = [task(batch) for batch in parts.train.batches(1)]
+    outputs = [task(batch) for batch in parts.loaders.train.batches(1)]
     found = [{**output.terms, "loss": output.loss} for output in outputs]
     return type(parts.teacher), [{k: v.item() for k, v in each.items()} for each in found]
 

@@ -7,7 +7,8 @@ from dataset import DATASETS
 from dataset.base import DataSet, Split
 from dataset.folder import Files
 from dataset.stream import StreamedSet
-from dataset.subset import stratified, take_fraction
+from dataset.subset import HELD_OUT, hold_out, stratified, take_fraction
+from helper.errors import UserError
 
 SIZES = (40, 25, 11, 3)  # of the classes; class 4 has no training image
 CLASSES = tuple("abcde")
@@ -34,11 +35,12 @@ def data(request):
     return StreamedSet("numbers", train, test, CLASSES, *stats, 8)
 
 
-def samples(part):
-    """The places of the training samples in the whole split, as their pixels or paths say."""
+def samples(part, split="train"):
+    """The places of the samples of a split in the whole training split, as pixels or paths say."""
+    own = getattr(part, split)
     if isinstance(part, DataSet):
-        return part.train.images[:, 0, 0, 0].tolist()
-    return [int(path.removeprefix("train/")) for path in part.train.paths]
+        return own.images[:, 0, 0, 0].tolist()
+    return [int(path.removeprefix("train/")) for path in own.paths]
 
 
 @pytest.mark.parametrize(("fraction", "sizes"), [(0.5, HALF), (0.2, FIFTH), (1e-9, (1, 1, 1, 1))])
@@ -91,6 +93,38 @@ def test_each_sample_is_as_likely_as_another():
 
 def test_all_of_it_is_the_data_itself(data):
     assert take_fraction(data, 1.0, seed=1) is data
+
+
+def test_images_are_held_out_of_each_class_alike(data):
+    part = hold_out(data, 0.2, seed=0)
+    train, val = samples(part), samples(part, "val")
+    assert sorted(train + val) == list(range(sum(SIZES)))
+    assert (train, val) == (sorted(train), sorted(val))
+    labels = torch.as_tensor(part.val.labels)
+    assert torch.equal(labels, labels_of()[val])
+    assert labels.bincount().tolist() == [8, 5, 2, 1]
+    assert part.test is data.test
+    assert samples(hold_out(data, 0.2, seed=1), "val") != val
+    assert hold_out(data, 0, seed=0) is data
+
+
+def test_a_fraction_is_taken_of_what_is_not_held_out(data):
+    part = hold_out(data, 0.2, seed=0)
+    less = take_fraction(part, 0.5, seed=0)
+    assert less.val is part.val
+    assert set(samples(less)) < set(samples(part))
+
+
+def test_the_held_out_samples_of_this_version_are_kept():
+    labels = torch.arange(20) % 2
+    assert stratified(labels, 0.8, 0, HELD_OUT).tolist() == [
+        *range(9), 10, 11, 12, 13, 14, 15, 17,
+    ]  # fmt: skip
+
+
+def test_too_small_a_part_is_held_out(data):
+    with pytest.raises(UserError, match="--val_fraction 0.001 holds out none of 79 training im"):
+        hold_out(data, 0.001, seed=0)
 
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.0001, float("nan")])
