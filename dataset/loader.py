@@ -65,8 +65,9 @@ class Loader:
         batch_size: int,
         how: Loading,
     ):
-        if split not in ("train", "val", "test"):
-            raise ValueError(f"split is {split!r}; there are 'train', 'val' and 'test'")
+        there = [name for name in ("train", "val", "test") if getattr(data, name)]
+        if split not in there:
+            raise ValueError(f"split is {split!r}; there are {' and '.join(map(repr, there))}")
         rank, ranks = how.rank, how.ranks
         if batch_size < 1 or not 0 <= rank < ranks:
             raise ValueError(
