@@ -241,6 +241,11 @@ ROWS: dict[str, tuple[Callable[["Scene"], Step], Callable[["Scene"], Step]]] = {
     "dkd": (ours("dkd"), on_labels(forms.dkd.dkd)),
     "rld": (ours("rld"), on_labels(forms.rld.rld)),
     "nkd": (ours("nkd"), on_labels(forms.nkd.nkd)),
+    "dist": (ours("dist"), on_labels(forms.dist.dist)),
+    "ttm": (ours("ttm"), on_labels(forms.ttm.ttm)),
+    "wttm": (ours("wttm"), on_labels(forms.ttm.wttm)),
+    "normkd": (ours("normkd"), on_labels(forms.normkd.normkd)),
+    "ldrld": (ours("ldrld"), on_labels(forms.ldrld.ldrld)),
     "kd, sdd 1,2,4": (kd_on_regions, of_regions),
 }
 

@@ -1,13 +1,13 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from helper.options import not_negative, option
 
 from . import METHODS
 from .base import Distiller, Recipe
-from .rows import normalize_rows
+from .rows import center_and_normalize
 
 
 @METHODS.register("ega")
@@ -43,11 +43,3 @@ class EGA(Distiller):
         edge_loss = (s @ s.T - t @ t.T).norm()
         self.parts = {"nodes": node_loss.detach(), "edges": edge_loss.detach()}
         return self.options.ega_nodes * node_loss + self.options.ega_edges * edge_loss
-
-
-def center_and_normalize(x: Tensor) -> Tensor:
-    """(B, C) -> (B, C): rows of mean 0 and length 1, so that inner products are correlations.
-
-    A constant row becomes 0.
-    """
-    return normalize_rows(x - x.mean(dim=1, keepdim=True))

@@ -57,3 +57,11 @@ def normalize_rows(x: Tensor, eps: float = 1e-6) -> Tensor:
     squared = x.square().sum(dim=1, keepdim=True)  # (M, 1)
     inverse_norm = squared.clamp_min(eps**2).rsqrt()
     return x * torch.where(squared > eps**2, inverse_norm, 0)
+
+
+def center_and_normalize(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """(M, C) -> (M, C): rows of mean 0 and length 1, so that inner products are correlations.
+
+    A constant row becomes 0, and so does one whose length without its mean is below `eps`.
+    """
+    return normalize_rows(x - x.mean(dim=1, keepdim=True), eps)

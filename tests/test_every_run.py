@@ -13,7 +13,12 @@ from models import MODELS
 from runs import checkpoint
 from runs.recorder import Run
 
-SMALL = {"nce_k": 8, "queue_size": 32, "feat_dim": 16}  # for flags that a method may have
+SMALL = {
+    "nce_k": 8,
+    "queue_size": 32,
+    "feat_dim": 16,
+    "ldrld_k": 2,
+}  # for flags that a method may have
 DATA = "--dataset fake --fake_size 24 --image_size 32 --batch_size 16 --fake_classes 4"
 
 

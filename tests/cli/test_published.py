@@ -13,7 +13,7 @@ from runs.results import Result
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Methods and views that papers have numbers of and this release has not.
 NOT_HERE = {
-    "dist", "ttm", "wttm", "wkd_logit", "wkd_feature", "catkd", "simkd", "skd", "srd",
+    "wkd_logit", "wkd_feature", "catkd", "simkd", "skd", "srd",
     "kd --ctkd", "dkd --ctkd", "kd --dot 0.075", "kd --dot 0.09",
 }  # fmt: skip
 
@@ -60,6 +60,13 @@ def test_the_rows_of_a_published_table_have_their_numbers(known):
 def test_a_teacher_by_itself(known):
     run = run_of(make_job("", "teacher", {"model": "wrn_40_2"}, ["--seed", "5"]))
     assert published.published(run, known).accuracy == 75.61
+
+
+def test_of_a_setting_that_was_not_printed_nothing_is_published(known):
+    assert published.published(student("ttm", "vgg13", "vgg8"), known).accuracy == 74.33
+    assert published.published(student("ttm"), known) is None
+    assert published.published(student("dist", "wrn_40_2", "wrn_16_2"), known).accuracy == 75.51
+    assert published.published(student("dist"), known) is None
 
 
 def test_scale_decoupling_is_published_with_its_clipping(known):

@@ -3,7 +3,7 @@
 import pytest
 import torch.nn.functional as F
 
-from benchmarks.literal import dkd, ega, itrd, mlkd, nkd, rld, wsld
+from benchmarks.literal import dist, dkd, ega, itrd, ldrld, mlkd, nkd, normkd, rld, ttm, wsld
 from distiller_zoo.views import z_score
 from tests.adapters import Case, index
 
@@ -53,6 +53,26 @@ def on_itrd(case, h):
     return shared + itrd.correlation(mapped, t, h["alpha_it"])
 
 
+def on_dist(case, h):
+    return dist.dist(*logits(case), None, h["beta"], h["gamma"], h["temperature"])
+
+
+def on_ttm(case, h):
+    return ttm.ttm(*logits(case), None, h["power"])
+
+
+def on_wttm(case, h):
+    return ttm.wttm(*logits(case), None, h["power"])
+
+
+def on_normkd(case, h):
+    return normkd.normkd(*logits(case), None, h["temperature_norm"])
+
+
+def on_ldrld(case, h):
+    return ldrld.ldrld(*logits(case), None, h["k"], h["alpha"], h["beta"], h["temperature"])
+
+
 def logits(case):
     s, t = case["logit_s"], case["logit_t"]
     return (z_score(s), z_score(t)) if case.hyper.get("logit_stand") else (s, t)
@@ -66,6 +86,11 @@ FORMS = {
     "mlkd": on_mlkd,
     "ega": on_ega,
     "itrd": on_itrd,
+    "dist": on_dist,
+    "ttm": on_ttm,
+    "wttm": on_wttm,
+    "normkd": on_normkd,
+    "ldrld": on_ldrld,
 }
 CASES = [e for e in index()["cases"] if e["method"] in FORMS and e["hyper"].get("reduce", True)]
 

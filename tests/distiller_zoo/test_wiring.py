@@ -52,6 +52,7 @@ WIRING = {
     "correlation": of("pooled", trained=EMBEDDINGS),
     "crd": of("pooled", trained=EMBEDDINGS),
     "dcd": of("pooled", trained=(*EMBEDDINGS, "tau", "b")),
+    "dist": of("logits"),
     "dkd": of("logits"),
     "ega": of("pooled", trained=("embed",)),
     "factor": of(
@@ -66,8 +67,10 @@ WIRING = {
     "itrd": of("pooled", trained=("embed",)),
     "kd": of("logits"),
     "kdsvd": of(*STAGES, pair=EQUAL),
+    "ldrld": of("logits"),
     "mlkd": of("logits"),
     "nkd": of("logits"),
+    "normkd": of("logits"),
     "nst": of(*STAGES),
     "ofd": of(*PREACTS, trained=("connectors",), teacher_norms_in_train=True),
     "pkt": of("pooled"),
@@ -76,8 +79,10 @@ WIRING = {
     "rld": of("logits"),
     "rrd": of("pooled", trained=("embed_s",)),
     "similarity": of("stages.2"),
+    "ttm": of("logits"),
     "vid": of(*STAGES, trained=("likelihoods",)),
     "wsld": of("logits"),
+    "wttm": of("logits"),
 }
 
 

@@ -30,6 +30,7 @@ LOOK = "engine/meter.py:read"
 EIGEN = "distiller_zoo/kdsvd.py:__init__"  # a GPU's eigendecomposition reports errors to the host
 EQUAL_WIDTHS = {"fsp", "kdsvd"}
 ON = {"sdd": "--sdd 1,2", "tekap": "--tekap", "logit_stand": "--logit_stand"}
+OF_FOUR_CLASSES = {"ldrld": "--ldrld_k 2"}
 ANOTHER_WAY = [
     "kd --aug", "kd --clip_grad 0.1", "crd --mode relax --nce_k 8",
     "rrd --rrd_memory momentum --nce_k 8 --tekap",
@@ -42,11 +43,12 @@ RECORDER = SimpleNamespace(log_step=lambda *_: None)
 def command_lines():
     """Every method alone and behind all of its views, KD behind each of them, and some flags."""
     for name in METHODS:
-        yield name
+        line = f"{name} {OF_FOUR_CLASSES.get(name, '')}".strip()
+        yield line
         if issubclass(METHODS[name], LogitDistiller):
-            yield f"{name} {' '.join(ON.values())}"
+            yield f"{line} {' '.join(ON.values())}"
         elif METHODS[name].reads <= NoisyTeacher.reads:
-            yield f"{name} --tekap -a 1"
+            yield f"{line} --tekap -a 1"
     yield from (f"kd {ON[view]}" for view in VIEWS)
     yield from ANOTHER_WAY
 
