@@ -21,9 +21,9 @@ def train_student(argv):
     options = parse_student(argv)
     setting = make_setting(options, options.model_s)
     teacher = load_teacher(setting)
-    tag = "" if teacher.usual else f"-{teacher.sha256[:8]}"
-    title = student_title(setting, tag)
-    experiment = make_experiment("student", setting, title, teacher.sha256)
+    tag = "" if not teacher or teacher.usual else f"-{teacher.sha256[:8]}"
+    source = teacher.sha256 if teacher else ""
+    experiment = make_experiment("student", setting, student_title(setting, tag), source)
     folder = run_folder(setting, experiment)
     if is_finished(folder, setting):
         return
@@ -41,7 +41,7 @@ def train_student(argv):
     facts = {
         "objective": objective,
         "terms": term_weights(options, options.distill, warm_up(options, options.epochs)),
-        "teacher": measure_teacher(teacher, setting, parts, folder),
+        **measure_teacher(teacher, setting, parts, folder),
     }
     train(setting, folder, stages, parts.loaders, facts)
 

@@ -107,6 +107,21 @@ def of_vid(scene):
     return lambda: forms.vid.vid(regressors, scales, scene.student.stages, scene.teacher.stages)
 
 
+def of_tfkd(scene):
+    return lambda: forms.tfkd.tfkd(scene.student.logits, scene.batch.labels)
+
+
+def of_pskd(scene):
+    past = scene.method("pskd").past
+
+    def step():
+        return forms.pskd.pskd(
+            scene.student.logits, scene.batch.labels, scene.batch.index, past, 0.0
+        )
+
+    return step
+
+
 def of_hint(scene):
     method = scene.method("hint")
     s, t = method.layer(scene.student, "student"), method.layer(scene.teacher, "teacher")
@@ -246,6 +261,8 @@ ROWS: dict[str, tuple[Callable[["Scene"], Step], Callable[["Scene"], Step]]] = {
     "wttm": (ours("wttm"), on_labels(forms.ttm.wttm)),
     "normkd": (ours("normkd"), on_labels(forms.normkd.normkd)),
     "ldrld": (ours("ldrld"), on_labels(forms.ldrld.ldrld)),
+    "tfkd": (ours("tfkd"), of_tfkd),
+    "pskd": (ours("pskd"), of_pskd),
     "kd, sdd 1,2,4": (kd_on_regions, of_regions),
 }
 

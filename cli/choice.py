@@ -12,6 +12,11 @@ from helper.errors import UserError
 from helper.options import Resolved
 from models.base import Features
 
+OF_TEACHER = (  # flags that have a meaning only where there is one
+    "path_t", "model_t", "any_teacher", "mean_t", "std_t", "teacher_bank", "bank_type", "bank_batch",
+    "bank_limit",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -55,6 +60,7 @@ class Choice:
         in_use += self.wrappers.values() if weights.beta else []
         names = names_of(self.parts) - names_of(in_use)
         names |= set() if weights.beta else {"warmup"}
+        names |= set() if self.method.has_teacher else {"model_t"}
         return names | (set() if self.has_first_stage else {"init_epochs"})
 
 
@@ -80,6 +86,8 @@ def names_of(parts: Iterable[type]) -> set[str]:
 def check_objective(options: StudentResolved) -> None:
     """UserError where nothing would be trained, or something that was asked for has no effect."""
     name, choice = options.distill, options.choice
+    if not choice.method.has_teacher:
+        check_no_teacher(options)
     if choice.method is METHODS["kd"] and options.beta:
         raise UserError("--distill kd is the -a term already: give its weight with -a, and -b 0")
     if bool(options.mean_t) != bool(options.std_t):
@@ -106,6 +114,15 @@ def check_objective(options: StudentResolved) -> None:
         )
 
 
+def check_no_teacher(options: StudentResolved) -> None:
+    """UserError where something is asked of a teacher, and the method has none."""
+    flags = [f"--{n}" for n in OF_TEACHER if options.origin.get(n) == "typed" and options.values[n]]
+    flags += ["-a"] if options.alpha else []
+    flags += [f"--{view}" for view in options.choice.views]
+    if flags:
+        raise UserError(f"{options.distill} has no teacher, and {flags[0]} is of one: leave it out")
+
+
 def check_wrappers(name: str, choice: Choice) -> None:
     """UserError where a view changes other features than the method called `name` reads."""
     reads = choice.method.reads
@@ -114,6 +131,7 @@ def check_wrappers(name: str, choice: Choice) -> None:
             continue
         able = [n for n in METHODS if METHODS[n].reads and METHODS[n].reads <= wrapper.reads]
         able = [n for n in able if not issubclass(METHODS[n], LogitDistiller)]
+        able = [n for n in able if METHODS[n].has_teacher]
         raise UserError(
             f"--{view} changes the pooled vector, and {name} reads {in_order(reads)}: its "
             "loss would only count several times; it works with the methods on logits and with "

@@ -98,12 +98,13 @@ def teacher_title(setting: Setting) -> Title:
 
 
 def student_title(setting: Setting, teacher_tag: str) -> Title:
-    """'S_resnet8x4_T_resnet32x4_cifar100_kd_sdd-1-2_r_0.1_a_0.9_b_0'"""
+    """'S_resnet8x4_T_resnet32x4_cifar100_kd_sdd-1-2_r_0.1_a_0.9_b_0'; without a teacher no T."""
     options = setting.options
     views = options.choice.views
     weights = {"r": options.gamma, "a": options.alpha, "b": options.beta}
+    teacher = f"_T_{plain(options.model_t)}{teacher_tag}" if options.model_t else ""
     words = [
-        f"S_{plain(options.model_s)}_T_{plain(options.model_t)}{teacher_tag}",
+        f"S_{plain(options.model_s)}{teacher}",
         setting.data.name,
         options.distill,
         *(token(name, options.values[name]) for name in views),

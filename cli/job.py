@@ -228,7 +228,9 @@ def check_fit(options: StudentResolved) -> None:
     setting = planned(options, options.model_s)
     size = setting.data.image_size or SIZE
     names = [setting.data.networks.get(n, n) for n in (options.model_s, options.model_t)]
-    (student, shown), (teacher, teacher_shown) = (shaped(name, size) for name in names)
+    (student, shown), (teacher, teacher_shown) = (
+        shaped(name, size) if name else (None, None) for name in names
+    )
     labels = torch.arange(2 * CLASSES) % CLASSES
     with torch.device("meta"):
         kd_and_method(options, Setup(shown, teacher_shown, student, teacher, labels))

@@ -44,9 +44,14 @@ def count_parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def load_teacher(setting: Setting) -> Trained:
-    """The frozen teacher: of --path_t, else the published one, fetched where it is not there."""
+def load_teacher(setting: Setting) -> Trained | None:
+    """The frozen teacher: of --path_t, else the published one, fetched where it is not there.
+
+    None where the method has none.
+    """
     options, data = setting.options, setting.data
+    if not options.choice.method.has_teacher:
+        return None
     path = Path(options.path_t) if options.path_t else fetch_teacher(options)
     network = load_frozen(options.model_t, path, data)
     known = checkpoint.data_of(path)
@@ -60,9 +65,10 @@ def load_teacher(setting: Setting) -> Trained:
 
 def at_its_place(options: Resolved) -> bool:
     """Whether the teacher lies where the command line looks when it is given no path."""
+    if not options.path_t:
+        return True
     usual = usual_teacher(options)
-    same = usual is not None and usual.resolve() == Path(options.path_t).resolve()
-    return not options.path_t or same
+    return usual is not None and usual.resolve() == Path(options.path_t).resolve()
 
 
 def is_published(dataset: str, name: str) -> bool:

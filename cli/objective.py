@@ -17,12 +17,14 @@ from models.base import Classifier
 
 
 @torch.no_grad()
-def method_setup(student: Classifier, teacher: Classifier, image_size: int, train: Loader) -> Setup:
+def method_setup(
+    student: Classifier, teacher: Classifier | None, image_size: int, train: Loader
+) -> Setup:
     """What a method may read before training: the features of two images, the labels."""
     images = torch.zeros(2, 3, image_size, image_size)
     return Setup(
         student.cpu().eval().features(images),
-        teacher.cpu().eval().features(images),
+        teacher and teacher.cpu().eval().features(images),
         student,
         teacher,
         train.labels.cpu(),

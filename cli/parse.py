@@ -99,7 +99,8 @@ def resolve_student(
     """Options of train_student.py, in layers."""
     choice, name = choose(typed), typed.get("distill", StudentOptions.distill)
     method, recipe = choice.method, choice.method.recipe
-    entry, teacher = data_set(typed), teacher_name(typed, network_of)
+    entry = data_set(typed)
+    teacher = teacher_name(typed, network_of) if method.has_teacher else ""
     student = typed.get("model_s", entry.student or StudentOptions.model_s)
     dataset = typed.get("dataset", DataOptions.dataset)
     names = {network: name for name, network in entry.networks.items()}  # as papers call them

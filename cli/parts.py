@@ -8,7 +8,7 @@ from cli.objective import kd_and_method, method_setup
 from cli.setting import Loaders, Setting
 from distiller_zoo.base import Distiller
 from engine.device import prepare
-from engine.teacher import Teacher
+from engine.teacher import NoTeacher, Teacher
 from models.base import Classifier
 
 
@@ -23,14 +23,18 @@ class Parts(NamedTuple):
     bank: str  # a line on the teacher's bank; empty where none is asked for
 
 
-def make_parts(setting: Setting, trained: Trained) -> Parts:
-    """The parts that the options of train_student.py describe, with a trained teacher."""
+def make_parts(setting: Setting, trained: Trained | None) -> Parts:
+    """The parts that the options of train_student.py describe, with a trained teacher or none."""
     options = setting.options
     prepare(options.deterministic, setting.seed)  # so that the student starts as it would alone
     student = setting.network(options.model_s)
     loaders = setting.loaders()
-    setup = method_setup(student, trained.network, setting.data.image_size, loaders.train)
+    network = trained and trained.network
+    setup = method_setup(student, network, setting.data.image_size, loaders.train)
     kd, method = kd_and_method(options, setup)
-    terms = terms_read(options, kd, method, student)
-    teacher, bank = make_teacher(trained, setup.teacher, terms, setting, loaders.train)
+    if trained:
+        terms = terms_read(options, kd, method, student)
+        teacher, bank = make_teacher(trained, setup.teacher, terms, setting, loaders.train)
+    else:
+        teacher, bank = NoTeacher(setting.numerics), ""
     return Parts(student, teacher, kd, method, loaders, bank)

@@ -22,6 +22,7 @@ from cli.job import Job, check_fit, make_job
 from cli.networks import is_published
 from cli.parse import parse_student
 from dataset import DATASETS
+from distiller_zoo import METHODS
 from helper import config
 from helper.errors import UserError
 
@@ -226,19 +227,20 @@ def distilled(
     trial: int,
     block: Block,
 ) -> Job:
-    """A student of a teacher, by one method."""
+    """A student of a teacher, by one method; of none, where the method has none."""
     teacher, student = pair
     path = source.checkpoint if isinstance(source, Job) else source
+    of_teacher = {"model_t": teacher, **({"path_t": path} if path else {})}
+    has_teacher = METHODS[fragment[0]].has_teacher
     set_here = {
         "distill": fragment[0],
-        "model_t": teacher,
-        **({"path_t": path} if path else {}),
+        **(of_teacher if has_teacher else {}),
         "model_s": student,
         "dataset": block.dataset,
         "trial": trial,
     }
     more = [*block.flags, *block.student_flags, *fragment[1:]]
-    needs = [source] if isinstance(source, Job) else []
+    needs = [source] if has_teacher and isinstance(source, Job) else []
     return make_job(label, "student", set_here, more, needs)
 
 

@@ -231,12 +231,14 @@ def describe_network(name: str, network: Classifier) -> str:
 
 
 def measure_teacher(
-    trained: Trained, setting: Setting, parts: Parts, folder: RunFolder
+    trained: Trained | None, setting: Setting, parts: Parts, folder: RunFolder
 ) -> dict[str, Any]:
-    """Say how good the teacher is on the test split -> what the run remembers of it.
+    """Say how good the teacher is on the test split -> what the run remembers of it, if anything.
 
     It is measured once, for the bank of its rows or else for the run.
     """
+    if trained is None:
+        return {}
     bank = parts.teacher.bank
     scores = on_main_process(lambda: known_scores(trained, setting, folder, bank))
     if scores is None:
@@ -256,7 +258,7 @@ def measure_teacher(
         f"{scores['acc']:.2f} % (top-5 {scores['acc_top5']:.2f}), {trained.path}",
         flush=True,
     )
-    return {**trained.facts, **scores}
+    return {"teacher": {**trained.facts, **scores}}
 
 
 def known_scores(

@@ -81,9 +81,9 @@ class Setup:
     """What a method may know before training starts."""
 
     student: Features  # of one dummy batch: read channels and sizes here
-    teacher: Features
+    teacher: Features | None  # None for a method that has none
     student_net: Classifier
-    teacher_net: Classifier
+    teacher_net: Classifier | None
     labels: Tensor  # (N,) of the training set
     views: tuple[View, ...] = field(default=())
     # What losses draw from: seeded anew in each epoch, alike on all processes. None: torch's own.
@@ -100,6 +100,9 @@ class Distiller(nn.Module):
     recipe: ClassVar[Recipe] = Recipe()
     # Names of the features that its losses read of either network; empty: unknown, maybe all.
     reads: ClassVar[frozenset[str]] = frozenset()
+    # Whether a teacher is loaded and run. Without one its losses are given None in the place of its
+    # features.
+    has_teacher: ClassVar[bool] = True
     # Whether its losses read nothing on the host, so that a step with them can be captured.
     capturable: ClassVar[bool] = True
     views: tuple[View, ...] = ()  # in front of it
@@ -127,7 +130,7 @@ class Distiller(nn.Module):
         What a loss reads of it is kept in a buffer, so that a captured step sees it change.
         """
 
-    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+    def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Tensor:
         """Features of one batch -> scalar."""
         raise NotImplementedError
 

@@ -122,7 +122,7 @@ class Distillation(Task):
             term.begin(epoch, epochs)
         return self.teacher.begin_epoch(place)
 
-    def features(self, batch: Batch) -> tuple[Features, Features]:
+    def features(self, batch: Batch) -> tuple[Features, Features | None]:
         """Student's and teacher's features of the whole batch, in float32."""
         with self.numerics.autocast():
             own = self.run_student(self.numerics.images(batch.images, "student"))

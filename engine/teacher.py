@@ -54,13 +54,24 @@ class Teacher(nn.Module):
         """Get ready for the epoch that a loader calls `place` -> numbers to be logged of it."""
         return {}
 
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: Batch) -> Features | None:
         """Features of the whole batch, in float32."""
         raise NotImplementedError
 
     def seen(self, images: Tensor) -> Tensor:
         """Images (b, 3, H, W) as the student sees them -> as the teacher does."""
         return self.numerics.images(self.network.own_pixels(images), "teacher")
+
+
+class NoTeacher(Teacher):
+    """Stands in the place of a teacher for methods that have none."""
+
+    def __init__(self, numerics: Numerics):
+        nn.Module.__init__(self)
+        self.numerics = numerics
+
+    def features(self, batch):
+        return None
 
 
 class LiveTeacher(Teacher):

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Distil one student from one teacher on CIFAR-100 by every method, each with its paper's weights.
+# Distil one student from one teacher, or none, on CIFAR-100 by every method, each with its paper's weights.
 #
 #   sh scripts/run_cifar_distill.sh [flags of train_student.py]
 #   TEACHER=wrn_40_2 STUDENT=wrn_16_2 METHODS="kd crd" TRIALS="1 2 3" sh scripts/run_cifar_distill.sh
@@ -12,13 +12,18 @@ cd "$(dirname "$0")/.." || exit 2
 
 # dcd is icd under its newer name.
 every=$("$PYTHON" -c 'from distiller_zoo import METHODS; print(*(m for m in METHODS if m != "dcd"))') || exit 2
-teacher=${TEACHER:-resnet32x4}
-[ -z "${PATH_T:-}" ] || set -- --path_t "$PATH_T" "$@"
+alone=$("$PYTHON" -c 'from distiller_zoo import METHODS; print(*(m for m in METHODS if not METHODS[m].has_teacher))') || exit 2
+student=${STUDENT:-resnet8x4}
 
 for trial in ${TRIALS:-1}; do
     for method in ${METHODS:-$every}; do
-        train train_student.py --distill "$method" --model_t "$teacher" \
-            --model_s "${STUDENT:-resnet8x4}" --trial "$trial" "$@"
+        case " $alone " in
+        *" $method "*) train train_student.py --distill "$method" --model_s "$student" --trial "$trial" "$@" ;;
+        *)
+            train train_student.py --distill "$method" --model_t "${TEACHER:-resnet32x4}" \
+                --model_s "$student" --trial "$trial" ${PATH_T:+--path_t "$PATH_T"} "$@"
+            ;;
+        esac
     done
 done
 finish

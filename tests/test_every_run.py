@@ -29,7 +29,8 @@ class Killed(BaseException):
 def line_of(name: str) -> str:
     flags = {field.name for field in dataclasses.fields(METHODS[name].Options)}
     small = " ".join(f"--{flag} {value}" for flag, value in SMALL.items() if flag in flags)
-    networks = "--path_t teacher.pth --model_t resnet14 --model_s resnet8"
+    networks = "--model_s resnet8"
+    networks += " --path_t teacher.pth --model_t resnet14" if METHODS[name].has_teacher else ""
     small += " --init_epochs 2" if has_two_stages(name) else ""
     return f"train_student {networks} {DATA} --distill {name} {small} --epochs 2"
 

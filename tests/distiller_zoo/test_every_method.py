@@ -48,10 +48,15 @@ def test_the_views_here_are_all_there_are():
     assert set(SWITCHES) == set(VIEWS)
 
 
+def takes_noise(name) -> bool:
+    """Whether --tekap is not refused."""
+    return METHODS[name].has_teacher and METHODS[name].reads <= NoisyTeacher.reads
+
+
 def combinations():
     """Every method behind every combination of views that is not refused."""
     for name, views in itertools.product(METHODS, COMBINATIONS):
-        if "tekap" not in views or METHODS[name].reads <= NoisyTeacher.reads:
+        if (METHODS[name].has_teacher or not views) and ("tekap" not in views or takes_noise(name)):
             yield pytest.param(name, views, id="-".join([name, *views]))
 
 
@@ -61,7 +66,8 @@ def test_loss_is_one_finite_number_that_reaches_the_student_alone(name, views, n
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     shown = student.features(batch.images), teacher.features(batch.images)
     flags = " ".join(SWITCHES[view] for view in views)
-    read = "" if issubclass(METHODS[name], LogitDistiller) else "-a 1"  # rows for the views
+    rows = issubclass(METHODS[name], LogitDistiller) or not views
+    read = "" if rows else "-a 1"  # rows for the views
     method = made(f"--distill {name} {read} {flags}", setup)
     loss = method(*shown, batch)
     if list(method.first_stage(student)):  # some methods reach the student there alone
@@ -78,7 +84,7 @@ def test_loss_is_one_finite_number_that_reaches_the_student_alone(name, views, n
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_losses_draw_from_the_generator_that_is_given(name, nets, setup, batch):
-    noise = "--tekap" if METHODS[name].reads <= NoisyTeacher.reads else ""
+    noise = "--tekap" if takes_noise(name) else ""
     generator = torch.Generator()
     method = made(f"--distill {name} {noise}", replace(setup, generator=generator))
     shown = [net.features(batch.images) for net in nets]
@@ -114,13 +120,33 @@ def test_noise_on_the_pooled_vector_is_refused_where_maps_are_read(name):
     assert line.startswith("--tekap changes the pooled vector")
     assert f"{name} reads " in line
     able = line.rpartition(" with ")[2].split(", ")
-    assert sorted([*able, *READS_MAPS, *logit_methods()]) == sorted(METHODS)
+    assert sorted([*able, *READS_MAPS, *logit_methods(), *WITHOUT_TEACHER]) == sorted(METHODS)
     parse.parse_student(["--distill", name, "--tekap", "-a", "1", "-b", "0"])  # of KD's rows alone
 
 
 def test_a_method_that_declares_nothing_is_not_refused(monkeypatch):
     monkeypatch.setattr(METHODS["attention"], "reads", Distiller.reads)
     parse.parse_student(["--distill", "attention", "--tekap"])
+
+
+WITHOUT_TEACHER = [name for name in METHODS if not METHODS[name].has_teacher]
+
+
+@pytest.mark.parametrize("name", WITHOUT_TEACHER)
+def test_without_a_teacher_nothing_of_one_is_read(name, nets, setup, batch):
+    method = made(f"--distill {name}", replace(setup, teacher=None, teacher_net=None))
+    assert method(nets[0].features(batch.images), None, batch).isfinite()
+
+
+@pytest.mark.parametrize("name", WITHOUT_TEACHER)
+@pytest.mark.parametrize(
+    "flag",
+    ["--path_t nowhere.pth", "--model_t resnet20", "-a 1", "--teacher_bank x", "--any_teacher",
+     "--tekap", "--sdd 1,2", "--logit_stand"],
+)  # fmt: skip
+def test_without_a_teacher_flags_of_one_are_refused(name, flag):
+    with pytest.raises(UserError, match=f"^{name} has no teacher, and {flag.split()[0]} is of one"):
+        parse.parse_student(["--distill", name, *flag.split()])
 
 
 @pytest.mark.parametrize("name", list(METHODS))

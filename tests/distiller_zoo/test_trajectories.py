@@ -15,7 +15,7 @@ from distiller_zoo import METHODS
 from tests.trajectories import cases, replay
 
 # Methods that no case trains: proven by golden losses and by tests of their own alone.
-WITHOUT_CASE = {"dist", "ldrld", "normkd", "ttm", "wsld", "wttm"}
+WITHOUT_CASE = {"dist", "ldrld", "normkd", "pskd", "tfkd", "ttm", "wsld", "wttm"}
 CASES = cases.INDEX["cases"]
 OWN_FOLDER = "GOLDEN_DIR" not in os.environ
 

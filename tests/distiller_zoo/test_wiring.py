@@ -75,11 +75,13 @@ WIRING = {
     "ofd": of(*PREACTS, trained=("connectors",), teacher_norms_in_train=True),
     "pkt": of("pooled"),
     "reviewkd": Wiring({*STAGES, "pooled"}, {*PREACTS, "pooled"}, trained=("fusions",)),
+    "pskd": Wiring({"logits"}, set()),
     "rkd": of("pooled"),
     "rld": of("logits"),
     "rrd": of("pooled", trained=("embed_s",)),
     "similarity": of("stages.2"),
     "ttm": of("logits"),
+    "tfkd": Wiring({"logits"}, set()),
     "vid": of(*STAGES, trained=("likelihoods",)),
     "wsld": of("logits"),
     "wttm": of("logits"),
@@ -96,7 +98,8 @@ class Scene:
     def __init__(self, name: str):
         self.name, self.wiring = name, WIRING[name]
         teacher, student = self.wiring.pair
-        line = f"--distill {name} --model_t {teacher} --model_s {student}"
+        line = f"--distill {name} --model_s {student}"
+        line += f" --model_t {teacher}" if METHODS[name].has_teacher else ""
         line += " --nce_k 8" if "nce_k" in METHODS[name].Options.__dataclass_fields__ else ""
         self.options = parse.parse_student(line.split())
         images = torch.randn(8, 3, 32, 32)

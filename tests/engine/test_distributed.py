@@ -29,6 +29,7 @@ METHODS = {
     "hint": "--distill hint --hint_layer 1",
     "abound": "--distill abound --init_epochs 1",
     "ofd": "--distill ofd",
+    "pskd": "--distill pskd",
     "kd, banked": "--distill kd --sdd 1,2 --teacher_bank {folder}/bank",
     "crd, banked": "--distill crd --nce_k 12 --trial 2 --teacher_bank {folder}/bank",
 }
@@ -46,8 +47,12 @@ def teacher(tmp_path_factory):
 
 
 def lines(teacher, folder, names):
-    start = f"{FAKE} {HOW} --path_t {teacher} --save_dir {folder}"
-    return [f"{start} {METHODS[name].format(folder=folder)}" for name in names]
+    start = f"{FAKE} {HOW} --save_dir {folder}"
+    of = {"pskd": ""}  # it has no teacher
+    return [
+        f"{start} {METHODS[name].format(folder=folder)} {of.get(name, f'--path_t {teacher}')}"
+        for name in names
+    ]
 
 
 def launch(processes, command_lines, dies_after=None):
