@@ -13,8 +13,8 @@ from helper.options import Resolved
 from models.base import Features
 
 OF_TEACHER = (  # flags that have a meaning only where there is one
-    "path_t", "model_t", "any_teacher", "mean_t", "std_t", "teacher_bank", "bank_type", "bank_batch",
-    "bank_limit",
+    "path_t", "model_t", "any_teacher", "mean_t", "std_t", "teacher_bank", "bank_type",
+    "bank_batch", "bank_limit",
 )  # fmt: skip
 
 
@@ -117,8 +117,8 @@ def check_objective(options: StudentResolved) -> None:
 def check_no_teacher(options: StudentResolved) -> None:
     """UserError where something is asked of a teacher, and the method has none."""
     flags = [f"--{n}" for n in OF_TEACHER if options.origin.get(n) == "typed" and options.values[n]]
-    flags += ["-a"] if options.alpha else []
     flags += [f"--{view}" for view in options.choice.views]
+    flags += ["-a"] if options.alpha else []
     if flags:
         raise UserError(f"{options.distill} has no teacher, and {flags[0]} is of one: leave it out")
 
