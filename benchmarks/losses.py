@@ -205,6 +205,18 @@ def of_rrd_momentum(scene):
     return step
 
 
+def of_wkd_logit(scene):
+    cost, o = scene.method("wkd_logit").cost, METHODS["wkd_logit"].Options()
+    inputs = scene.student.logits, scene.teacher.logits, scene.batch.labels
+    return lambda: forms.wkd.logit(*inputs, cost, o.wkd_T, o.wkd_transport)
+
+
+def of_wkd_feature(scene):
+    method, o = scene.method("wkd_feature", wkd_grid=4), METHODS["wkd_feature"].Options()
+    s, t = scene.student.last_map, scene.teacher.last_map
+    return lambda: forms.wkd.feature(method.projector(s), t, 4, o.wkd_mean)
+
+
 def kd_on_regions(scene):
     """KD over the 21 regions of the scales 1, 2 and 4."""
     view = VIEWS["sdd"](VIEWS["sdd"].Options(sdd=(1, 2, 4)), scene.setup)
@@ -263,6 +275,8 @@ ROWS: dict[str, tuple[Callable[["Scene"], Step], Callable[["Scene"], Step]]] = {
     "ldrld": (ours("ldrld"), on_labels(forms.ldrld.ldrld)),
     "tfkd": (ours("tfkd"), of_tfkd),
     "pskd": (ours("pskd"), of_pskd),
+    "wkd_logit": (ours("wkd_logit"), of_wkd_logit),
+    "wkd_feature, grid 4": (ours("wkd_feature", wkd_grid=4), of_wkd_feature),
     "kd, sdd 1,2,4": (kd_on_regions, of_regions),
 }
 

@@ -1,6 +1,7 @@
 """What every command that trains works out first: device, data, learning rates."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from dataset import DATASETS
+from dataset.base import Batch
 from dataset.fingerprint import fingerprint
 from dataset.loader import Loader, Loading
 from dataset.stream import StreamedSet, StreamLoader
@@ -71,6 +73,13 @@ class Setting:
     def network(self, name: str) -> Classifier:
         """A new network for the classes and the image size of the data set."""
         return make_network(name, self.data)
+
+    def images_as_they_are(self) -> Iterator[Batch]:
+        """The training images in the data set's order, shown as test images are."""
+        options, device = self.options, self.numerics.device
+        how = Loading(0, device, rank(), world_size(), options.num_workers)
+        data = replace(self.data, test=self.data.train)
+        yield from make_loader(data, "test", TEST_BATCH[device.type], how).batches()
 
     def loaders(self) -> Loaders:
         """The batches of every split."""

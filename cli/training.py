@@ -95,6 +95,8 @@ def train(
         began = provenance(device, gpu, rounding_of(options.values), world_size())
         run = Run(folder, setting.model, everything, state, is_main_process())
         run.start(began, options.wandb, options.tb_freq)
+        if not state:
+            stages[-1].task.prepare(setting.images_as_they_are())
         for stage in filter(None, stages):
             fit(stage, loaders.train, loaders.measured, run, options.print_freq)
         task = stages[-1].task

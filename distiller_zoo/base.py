@@ -4,7 +4,7 @@ B batch, C channels, K classes, N training samples, V views, M rows.
 """
 
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -123,6 +123,13 @@ class Distiller(nn.Module):
         In train they normalise by the batch; what they have learned stays as it is.
         """
         return "eval"
+
+    def prepare(self, teacher: Callable[[Batch], Features], images: Iterable[Batch]) -> None:
+        """Learn once, before training, what has to be known of the teacher and all training images.
+
+        `images` are batches of them as they are, in the data set's order: to be read once, and
+        loaded only where they are. What is learned is kept in buffers, which a resumed run reads.
+        """
 
     def begin(self, epoch: int, epochs: int) -> None:
         """Get ready for an epoch of the student's training, counted from 1, of so many.

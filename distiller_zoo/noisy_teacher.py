@@ -46,6 +46,9 @@ class NoisyTeacher(Distiller):
     def teacher_mode(self):
         return self.method.teacher_mode
 
+    def prepare(self, teacher, images):
+        self.method.prepare(teacher, images)
+
     def begin(self, epoch, epochs):
         self.method.begin(epoch, epochs)
 

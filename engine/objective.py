@@ -3,6 +3,7 @@
 B batch, b a process's share of it, K classes.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from distiller_zoo.base import Distiller, Recipe
 from engine.device import Numerics
 from engine.distributed import gather_batch
 from engine.features import of_whole_batch
-from engine.teacher import Teacher, batch_norms
+from engine.teacher import LiveTeacher, Teacher, batch_norms
 from helper.errors import UserError
 from models.base import Classifier, Features, he_init
 
@@ -50,6 +51,12 @@ class Task(nn.Module):
         of them compute the same losses of the whole batch.
         """
         raise NotImplementedError
+
+    def prepare(self, images: Iterable[Batch]) -> None:
+        """Learn what has to be known before training from the training images as they are.
+
+        It is called once in a run; what it finds is a part of `training_state`.
+        """
 
     def begin_epoch(self, epoch: int, epochs: int, place: int) -> dict[str, float]:
         """Get ready for an epoch counted from 1, of so many, which the loader calls `place` ->
@@ -115,6 +122,9 @@ class Distillation(Task):
         # Share of the method's weight in this epoch. A tensor, so that a captured step reads it.
         ramp = torch.tensor(warm_up(recipe, 1), dtype=torch.float64, device=device)
         self.register_buffer("ramp", ramp, persistent=False)
+
+    def prepare(self, images):
+        self.method.prepare(LiveTeacher(self.teacher.network, self.numerics).features, images)
 
     def begin_epoch(self, epoch, epochs, place):
         self.ramp.fill_(warm_up(self.recipe, epoch))

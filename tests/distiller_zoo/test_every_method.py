@@ -108,7 +108,7 @@ def test_reads_what_it_declares_and_nothing_else(name, nets, setup, batch):
 
 READS_MAPS = [
     "abound", "attention", "factor", "fsp", "hint", "kdsvd", "nst", "ofd", "reviewkd", "similarity",
-    "vid",
+    "vid", "wkd_feature",
 ]  # fmt: skip
 
 

@@ -83,6 +83,8 @@ WIRING = {
     "ttm": of("logits"),
     "tfkd": Wiring({"logits"}, set()),
     "vid": of(*STAGES, trained=("likelihoods",)),
+    "wkd_feature": of("last_map", trained=("projector",)),
+    "wkd_logit": of("logits"),
     "wsld": of("logits"),
     "wttm": of("logits"),
 }

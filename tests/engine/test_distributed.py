@@ -30,6 +30,8 @@ METHODS = {
     "abound": "--distill abound --init_epochs 1",
     "ofd": "--distill ofd",
     "pskd": "--distill pskd",
+    "wkd_logit": "--distill wkd_logit",
+    "wkd_feature": "--distill wkd_feature",
     "kd, banked": "--distill kd --sdd 1,2 --teacher_bank {folder}/bank",
     "crd, banked": "--distill crd --nce_k 12 --trial 2 --teacher_bank {folder}/bank",
 }
