@@ -16,7 +16,7 @@ from distiller_zoo.base import Distiller, Recipe
 from engine.device import Numerics
 from engine.distributed import gather_batch
 from engine.features import of_whole_batch
-from engine.teacher import LiveTeacher, Teacher, batch_norms
+from engine.teacher import Teacher, batch_norms
 from helper.errors import UserError
 from models.base import Classifier, Features, he_init
 
@@ -124,7 +124,7 @@ class Distillation(Task):
         self.register_buffer("ramp", ramp, persistent=False)
 
     def prepare(self, images):
-        self.method.prepare(LiveTeacher(self.teacher.network, self.numerics).features, images)
+        self.method.prepare(self.teacher.live().features, images)
 
     def begin_epoch(self, epoch, epochs, place):
         self.ramp.fill_(warm_up(self.recipe, epoch))

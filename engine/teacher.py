@@ -54,6 +54,10 @@ class Teacher(nn.Module):
         """Get ready for the epoch that a loader calls `place` -> numbers to be logged of it."""
         return {}
 
+    def live(self) -> "Teacher":
+        """The same teacher for any images, whatever is kept of it."""
+        return LiveTeacher(self.network, self.numerics)
+
     def features(self, batch: Batch) -> Features | None:
         """Features of the whole batch, in float32."""
         raise NotImplementedError
@@ -69,6 +73,9 @@ class NoTeacher(Teacher):
     def __init__(self, numerics: Numerics):
         nn.Module.__init__(self)
         self.numerics = numerics
+
+    def live(self):
+        return self
 
     def features(self, batch):
         return None
