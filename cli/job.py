@@ -99,8 +99,12 @@ class Job:
         if source is None or (self.source and not source.is_file()):
             return None
         digest = sha256(source) if self.source else ""
-        folders = glob.glob(re.sub(r"([*[])", r"[\1]", f"{self.root}/{self.place}"))
-        return next((Path(path) for path in folders if self._is_in(Path(path), digest)), None)
+        return next((path for path in self.folders() if self._is_in(path, digest)), None)
+
+    def folders(self) -> list[Path]:
+        """Folders that are called like its own."""
+        pattern = re.sub(r"([*[])", r"[\1]", f"{self.root}/{self.place}")
+        return [Path(path) for path in glob.glob(pattern)]
 
     def _is_in(self, path: Path, digest: str) -> bool:
         """Whether a folder holds this run, finished; `digest` of its source, empty if unknown."""

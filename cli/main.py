@@ -14,6 +14,7 @@ from engine import distributed
 from helper.errors import UserError, one_line
 
 ON = "--resume goes on after the last whole epoch"
+LACKING = "too little memory"
 
 
 def main(command: Callable[[Sequence[str]], Any]) -> None:
@@ -96,7 +97,7 @@ def lacking(error: BaseException) -> str:
     """What did not fit, in one line."""
     size = re.search(r"ried to allocate ([\d.]+ \w+)", str(error))
     what = f" for another {size[1]}" if size else ""
-    return f"too little memory{what}: give smaller sizes or a smaller --batch_size"
+    return f"{LACKING}{what}: give smaller sizes or a smaller --batch_size"
 
 
 def show_warning(message, *_, **__) -> None:

@@ -13,7 +13,7 @@ import contextlib
 import os
 import shlex
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,12 @@ class Block:
     transfer: tuple[Words, ...] = ()  # data sets, with flags, on which students are probed
 
 
-def read_plan(path: str, more: str = "") -> list[Job]:
+def read_plan(
+    path: str, more: str = "", change: Callable[[Block], Block] = lambda block: block
+) -> list[Job]:
     """The jobs of a plan, each behind those that it waits for; `more` are flags of every command.
+
+    `change` makes of each block the one that is expanded.
 
     UserError, before anything runs, for whatever could not run.
     """
@@ -62,7 +66,7 @@ def read_plan(path: str, more: str = "") -> list[Job]:
         blocks = content if content and isinstance(content, list) else [content]
         for number, block in enumerate(blocks, 1):
             with naming(f"block {number}" if len(blocks) > 1 else ""):
-                for job in expand(read_block(block), words(more)):
+                for job in expand(change(read_block(block)), words(more)):
                     add(job, jobs)
     return list(jobs.values())
 

@@ -1,29 +1,22 @@
 """A run's folder: whose it is, who may write there now, and what an interrupted run left."""
 
-import json
-import os
-import platform
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from helper.errors import UserError
-from helper.files import read_regular, write_json
 from runs import checkpoint, logs
 from runs.experiment import Experiment
 from runs.forms import wrong_in
+from runs.lock import FolderLock
 from runs.stored import FINISHED, SCHEMA, START_ANEW, STATE, STOPPED, read_state, read_summary
 
 NEW = "new"  # what a folder holds, beside STOPPED and FINISHED, which run.json says
 OWN_FILES = ("run.json", "*.pth", "metrics.jsonl")
 MEMORIES = "memories_{stage}_{epoch}.pth"
 SHARED = ("stage", "epoch", "experiment")  # what resume.pth and the memories' file both say
-PATIENCE = 10.0  # seconds that the loading processes of a killed run may need to end
 
 
 class RunFolder:
@@ -31,8 +24,7 @@ class RunFolder:
 
     def __init__(self, path: Path, experiment: Experiment):
         self.path, self.experiment = path, experiment
-        self.lock = FileLock(path / ".lock")
-        self.holder = path / ".lock.json"  # who holds the lock; the lock itself can't say
+        self.lock = FolderLock(path)
         self.before: dict[str, Any] = {}  # what run.json said when the folder was opened
 
     @property
@@ -89,8 +81,8 @@ class RunFolder:
         """UserError that says who writes here, where somebody does."""
         if self.path.is_dir():
             with suppress(OSError):  # `open` says what is wrong with the folder
-                self._acquire()
-                self._release()
+                self.lock.acquire()
+                self.lock.release()
 
     def stopped_sibling(self) -> str:
         """Which stopped run beside this one differs from it least, and in what; "" for none."""
@@ -137,7 +129,7 @@ class RunFolder:
         empty for a new run."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._acquire()
+            self.lock.acquire()
         except OSError as error:
             raise UserError(
                 f"cannot write to {self.path} ({error.strerror}): another --save_dir"
@@ -152,7 +144,7 @@ class RunFolder:
                 self._clear()
             yield self._read_state() if found == STOPPED else {}
         finally:
-            self._release()
+            self.lock.release()
 
     def write_state(self, state: Mapping[str, Any], memories: Mapping[str, Any]) -> None:
         """Write what `open` reads: resume.pth, and in a file of their own `memories`, the large
@@ -176,49 +168,6 @@ class RunFolder:
     def _read_before(self, overwrite: bool) -> dict[str, Any]:
         """The summary that the interrupted run wrote, of which the run is a continuation."""
         return self.read_summary() if self.summary_file.exists() and not overwrite else {}
-
-    def _acquire(self) -> None:
-        """Take the lock; UserError that says who has it."""
-        try:
-            self.lock.acquire(timeout=PATIENCE if self._holder_is_dead() else 0)
-        except Timeout:
-            raise UserError(
-                f"{self.path} is being written by {self._describe_holder()}: wait for it or stop it"
-            ) from None
-        here = {"pid": os.getpid(), "host": platform.node(), "start": time.strftime("%F %T%z")}
-        write_json(self.holder, here)
-
-    def _release(self) -> None:
-        with suppress(OSError):  # the lock alone counts
-            self.holder.unlink()
-        self.lock.release()
-
-    def _read_holder(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError):
-            holder = json.loads(read_regular(self.holder))
-            return holder if isinstance(holder, dict) else {}
-        return {}
-
-    def _holder_is_dead(self) -> bool:
-        """Whether the process that took the lock is gone from this machine."""
-        holder = self._read_holder()
-        if holder.get("host") != platform.node() or not isinstance(holder.get("pid"), int):
-            return False
-        try:
-            os.kill(holder["pid"], 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            pass
-        return False
-
-    def _describe_holder(self) -> str:
-        holder = self._read_holder()
-        if not holder:
-            return "another process"
-        return "process {pid} on {host} since {start}".format(
-            **{"pid": "?", "host": "?", "start": "?", **holder}
-        )
 
     def _remove_leftovers(self) -> None:
         """Remove the temporary files of a killed run: '.resume.pth.x7k2m9qa'."""

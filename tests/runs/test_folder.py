@@ -270,7 +270,7 @@ def test_opening_clears_what_is_overwritten_and_nothing_else(tmp_path):
         assert {path.name for path in folder.path.iterdir()} == {
             "notes.txt", ".lock", ".lock.json"
         }  # fmt: skip
-    assert not folder.holder.exists()
+    assert not folder.lock.holder.exists()
 
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path):
@@ -333,7 +333,7 @@ def test_a_killed_process_holds_nothing(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder.path)])
     assert done.returncode == -9
-    assert folder.holder.exists()
+    assert folder.lock.holder.exists()
     with folder.open(resume=True, overwrite=False) as state:
         assert state["epoch"] == 1
 

@@ -1,0 +1,100 @@
+"""The best of several values of a flag, chosen on held-out training images."""
+
+import shlex
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from cli.job import Job
+from cli.parse import parse_student
+from cli.plan import ALONE, Block, read_plan
+from helper.errors import UserError
+from runs.results import read_result
+from runs.table import Column, spread, text_table
+from sweeps.table import Status, Sweep
+
+HELD_OUT = ("--val_fraction", "0.1")  # of students, where the plan says nothing
+
+
+@dataclass
+class Search:
+    """`values` of `flag`, tried with each method of a plan that takes it."""
+
+    flag: str
+    values: tuple[str, ...]
+    labels: dict[str, tuple[str, str]] = field(default_factory=dict)  # -> label of the plan, value
+
+    @staticmethod
+    def read(text: str) -> "Search":
+        """'-b 0.1,0.3,1,3'"""
+        words = shlex.split(text)
+        values = tuple(words[1].split(",")) if len(words) == 2 else ()
+        if not all(values) or len(values) < 2 or not words[0].startswith("-"):
+            raise UserError(f'--search {text!r} is no flag with its values: "-b 0.1,0.3,1,3"')
+        return Search(words[0], values)
+
+    def jobs(self, path: str, more: str) -> list[Job]:
+        """The runs of the search: students by each method and value, and the teachers they need."""
+        jobs = read_plan(path, more, self.change)
+        needed = {need for job in jobs for need in job.needs}
+        return [job for job in jobs if job.label != ALONE or job in needed]
+
+    def change(self, block: Block) -> Block:
+        """A block of the plan with a method for each value, and images held out."""
+        words = [*block.flags, *block.student_flags]
+        said = any(word.replace("-", "_").startswith("__val_fraction") for word in words)
+        flags = block.student_flags if said else (*HELD_OUT, *block.student_flags)
+        methods = {}
+        for label, (name, *fragment) in block.methods.items():
+            for value in self.values:
+                more = (*fragment, self.flag, value)
+                own = ["--distill", name, "--dataset", block.dataset]
+                try:
+                    parse_student([*own, *block.flags, *flags, *more])
+                except UserError as error:
+                    why = error
+                    continue
+                text = f"{label} {self.flag} {value}"
+                methods[text] = (name, *more)
+                self.labels[text] = label, value
+        if not methods:
+            raise UserError(f"--search: no method of the plan takes {self.flag}: {why}")
+        return replace(block, methods=methods, student_flags=flags, transfer=())
+
+    def result(self, table: Sweep) -> str:
+        """A table of accuracies on the held-out images, and the best value of each method."""
+        found: dict[str, dict[tuple[str, str], list[float]]] = {}  # label, pair -> of each trial
+        for task in table.tasks.values():
+            if task.job.label in self.labels and task.status is Status.FINISHED:
+                options = dict(task.job.experiment.options)
+                pair = f"{options['model_t']} {options['model_s']}"
+                accuracy = read_result(task.job.finished()).last["val_acc"]
+                found.setdefault(task.job.label, {}).setdefault(pair, []).append(accuracy)
+        if not found:
+            return "no run of the search is finished"
+        best = dict(self.best(found))
+        return "\n".join([text_table(self.columns(found)), "", *best.values()])
+
+    def best(self, found) -> Iterator[tuple[str, str]]:
+        """Of each method a line on its best value, by the mean over pairs of the last epoch."""
+        for method in dict.fromkeys(label for label, _ in self.labels.values()):
+            means = {
+                value: statistics.mean(map(statistics.mean, found[text].values()))
+                for text, (label, value) in self.labels.items()
+                if label == method and text in found
+            }
+            if means:
+                value = max(means, key=means.get)
+                yield method, f"{method}: {self.flag} {value} ({means[value]:.2f} % held-out)"
+
+    def columns(self, found) -> list[Column]:
+        pairs = dict.fromkeys(pair for entry in found.values() for pair in entry)
+        return [
+            Column("method", list(found)),
+            *(
+                Column(
+                    pair, [spread(x[pair]) if pair in x else None for x in found.values()], ".2f"
+                )
+                for pair in pairs
+            ),
+        ]
