@@ -63,7 +63,8 @@ class Lines:
             return f"finished: {task.name}, {cells(task.progress())[1]}"
         if task.status is Status.FAILED:
             return f"failed: {task.name}: {task.why}"
-        return f"again: {task.name}: {task.why}" if task.why else ""
+        again = task.status is Status.WAITING and task.why
+        return f"again: {task.name}: {task.why}" if again else ""
 
 
 class Live:
@@ -84,13 +85,14 @@ class Live:
         self.live.update(self.table(sweep))
 
     def table(self, sweep: Sweep) -> Any:
+        escape = import_needed("rich.markup").escape
         table = import_needed("rich.table").Table(title=headline(sweep), title_justify="left")
         for name in ("run", "epoch", "accuracy", "time left", ""):
             table.add_column(name, justify="left" if name in ("run", "") else "right")
         for task in shown(sweep.tasks.values()):
             known = cells(task.progress()) if task.runs else ("", "", "")
             again = f"attempt {task.attempts}, {task.why}" if task.why and task.runs else task.why
-            table.add_row(task.name, *known, again)
+            table.add_row(*map(escape, (task.name, *known, again)))
         return table
 
 

@@ -87,6 +87,13 @@ def hidden(root: str) -> Path:
     return Path(root) / ".sweep"
 
 
+def ending(task: Task, code: int | None) -> str:
+    """How an attempt ended, in words."""
+    if code is None:
+        return "its worker was lost"
+    return f"killed by signal {-code}" if code < 0 else task.last_words()
+
+
 def size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
@@ -127,7 +134,7 @@ class Sweep:
 
     def end(self, task: Task, code: int | None) -> None:
         """A run ended with an exit code; None where its worker or node was lost."""
-        words = task.last_words() if code is not None else "its worker was lost"
+        words = ending(task, code)
         if code == 0 and task.job.finished():
             task.status, task.why = Status.FINISHED, ""
         elif code == 0:
@@ -135,10 +142,10 @@ class Sweep:
         elif code == USER_ERROR:
             self.fail(task, words)
         elif task.attempts > self.retries:
-            self.fail(task, f"{words} (exit code {code}, {task.attempts} attempts)")
+            self.fail(task, f"{words} ({task.attempts} attempts)")
         else:
             task.status, task.why = Status.WAITING, words
-            task.whole_gpu |= code is not None and any(text in words for text in NO_MEMORY)
+            task.whole_gpu |= any(text in words for text in NO_MEMORY)
 
     def fail(self, task: Task, why: str) -> None:
         task.status, task.why = Status.FAILED, why

@@ -11,7 +11,7 @@ the user got wrong is not. Stopped with Ctrl-C, the same command goes on.
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,12 +101,11 @@ def run_all(path: str, jobs: Sequence[Job], options: SweepOptions) -> Sweep:
         def command(task: Task) -> list[str]:
             return command_of(task.job, code, options.teacher_bank)
 
-        try:
+        with suppress(KeyboardInterrupt):
             drive(table, pool, screen, command)
-        except KeyboardInterrupt:
-            print("stopping; the same command goes on", file=sys.stderr)
-            stack.close()
-            raise SystemExit(130) from None
+    if not table.is_over:
+        print("stopped; the same command goes on", file=sys.stderr)
+        raise SystemExit(130)
     return table
 
 
