@@ -217,6 +217,16 @@ def of_wkd_feature(scene):
     return lambda: forms.wkd.feature(method.projector(s), t, 4, o.wkd_mean)
 
 
+def of_srd(scene):
+    method, s, t = scene.method("srd"), scene.student, scene.teacher
+    return lambda: forms.srd.srd(method.embed_s(s.pooled), t.pooled, s.logits, t.logits)
+
+
+def of_catkd(scene):
+    maps, heads = zip(*((x.last_map, x.head.weight) for x in (scene.student, scene.teacher)))
+    return lambda: forms.catkd.catkd(*maps, *heads)
+
+
 def kd_on_regions(scene):
     """KD over the 21 regions of the scales 1, 2 and 4."""
     view = VIEWS["sdd"](VIEWS["sdd"].Options(sdd=(1, 2, 4)), scene.setup)
@@ -277,6 +287,9 @@ ROWS: dict[str, tuple[Callable[["Scene"], Step], Callable[["Scene"], Step]]] = {
     "pskd": (ours("pskd"), of_pskd),
     "wkd_logit": (ours("wkd_logit"), of_wkd_logit),
     "wkd_feature, grid 4": (ours("wkd_feature", wkd_grid=4), of_wkd_feature),
+    "skd": (ours("skd"), on_labels(forms.skd.skd)),
+    "srd": (ours("srd"), of_srd),
+    "catkd": (ours("catkd"), of_catkd),
     "kd, sdd 1,2,4": (kd_on_regions, of_regions),
 }
 

@@ -107,8 +107,8 @@ def test_reads_what_it_declares_and_nothing_else(name, nets, setup, batch):
 
 
 READS_MAPS = [
-    "abound", "attention", "factor", "fsp", "hint", "kdsvd", "nst", "ofd", "reviewkd", "similarity",
-    "vid", "wkd_feature",
+    "abound", "attention", "catkd", "factor", "fsp", "hint", "kdsvd", "nst", "ofd", "reviewkd",
+    "similarity", "vid", "wkd_feature",
 ]  # fmt: skip
 
 

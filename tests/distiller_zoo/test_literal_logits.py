@@ -3,7 +3,22 @@
 import pytest
 import torch.nn.functional as F
 
-from benchmarks.literal import dist, dkd, ega, itrd, ldrld, mlkd, nkd, normkd, rld, ttm, wsld
+from benchmarks.literal import (
+    catkd,
+    dist,
+    dkd,
+    ega,
+    itrd,
+    ldrld,
+    mlkd,
+    nkd,
+    normkd,
+    rld,
+    skd,
+    srd,
+    ttm,
+    wsld,
+)
 from distiller_zoo.views import z_score
 from tests.adapters import Case, index
 
@@ -73,6 +88,25 @@ def on_ldrld(case, h):
     return ldrld.ldrld(*logits(case), None, h["k"], h["alpha"], h["beta"], h["temperature"])
 
 
+def on_skd(case, h):
+    if h["piece"] == "direction":
+        return skd.direction(*logits(case), h["tik"], divide=h["divide_by_classes"])
+    if h["piece"] == "instance":
+        return skd.kd(*logits(case), h["temperature"]) / h["temperature"] ** 2
+    soft = skd.skd(*logits(case), None, h["temperature"], h["tik"])
+    return h["ce_weight"] * F.cross_entropy(case["logit_s"], case["target"]) + h["kd_weight"] * soft
+
+
+def on_srd(case, h):
+    mapped = F.linear(case["f_s"], case.state("embed_s.weight"), case.state("embed_s.bias"))
+    return srd.srd(mapped, case["f_t"], *logits(case), exponent=h["exponent"])
+
+
+def on_catkd(case, h):
+    heads = case.state("classifier_s.weight"), case.state("classifier_t.weight")
+    return catkd.catkd(case["f_s"], case["f_t"], *heads, h["grid"], h["normalize"])
+
+
 def logits(case):
     s, t = case["logit_s"], case["logit_t"]
     return (z_score(s), z_score(t)) if case.hyper.get("logit_stand") else (s, t)
@@ -91,6 +125,9 @@ FORMS = {
     "wttm": on_wttm,
     "normkd": on_normkd,
     "ldrld": on_ldrld,
+    "skd": on_skd,
+    "srd": on_srd,
+    "catkd": on_catkd,
 }
 CASES = [e for e in index()["cases"] if e["method"] in FORMS and e["hyper"].get("reduce", True)]
 

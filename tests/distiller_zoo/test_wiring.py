@@ -49,6 +49,7 @@ EMBEDDINGS = ("embed_s", "embed_t")
 WIRING = {
     "abound": of(idle=("connectors",), first=of(*PREACTS, trained=("connectors",))),
     "attention": of(*STAGES),
+    "catkd": of("last_map"),
     "correlation": of("pooled", trained=EMBEDDINGS),
     "crd": of("pooled", trained=EMBEDDINGS),
     "dcd": of("pooled", trained=(*EMBEDDINGS, "tau", "b")),
@@ -80,6 +81,8 @@ WIRING = {
     "rld": of("logits"),
     "rrd": of("pooled", trained=("embed_s",)),
     "similarity": of("stages.2"),
+    "skd": of("logits"),
+    "srd": of("pooled", "logits", trained=("embed_s",)),
     "ttm": of("logits"),
     "tfkd": Wiring({"logits"}, set()),
     "vid": of(*STAGES, trained=("likelihoods",)),

@@ -24,6 +24,7 @@ from engine.recipe import Schedule
 from engine.stage import Stage
 from engine.teacher import BankedTeacher, LiveTeacher, rows_read
 from models import MODELS
+from models.base import region_means
 from tests.engine.pretended import DEVICE, PretendedDevice
 
 LOOK = "engine/meter.py:read"
@@ -68,8 +69,10 @@ def data():
 def device(monkeypatch):
     """A pretended device; the loader augments each batch by itself."""
     monkeypatch.setattr("dataset.loader.CHUNK_BYTES", 1)
+    region_means.cache_clear()  # plans build networks on the real `meta`
     with PretendedDevice() as device:
         yield device
+    region_means.cache_clear()
 
 
 def stage_of(task: Task, name: str = "main", clip_grad: float = 0.0) -> Stage:
