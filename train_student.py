@@ -32,7 +32,7 @@ def train_student(argv):
     task = Distillation(*networks, parts.kd, parts.method, options.distill, options)
     stages = [
         first_stage(task, setting.schedule.start, options, options.init_epochs),
-        main_stage(task, setting.schedule, options),
+        main_stage(task, setting.schedule, options, options.dot),
     ]
     objective = describe_objective(options)
     memories = describe_memories(task, options.save_freq)

@@ -94,6 +94,8 @@ def check_objective(options: StudentResolved) -> None:
         raise UserError("--mean_t and --std_t go together: give both, or neither")
     if not (options.gamma or options.alpha or options.beta):
         raise UserError("-r, -a and -b are all 0: there is nothing to train on")
+    if options.dot:
+        check_dot(options)
     idle = [n for n in ("warmup", "init_epochs") if n in choice.without_effect(options)]
     if typed := [name for name in idle if options.origin[name] == "typed"]:
         why = {"warmup": "its weight is 0; -b sets it", "init_epochs": "it has no first stage"}
@@ -121,6 +123,25 @@ def check_no_teacher(options: StudentResolved) -> None:
     flags += ["-a"] if options.alpha else []
     if flags:
         raise UserError(f"{options.distill} has no teacher, and {flags[0]} is of one: leave it out")
+
+
+def check_dot(options: Resolved) -> None:
+    """UserError where --dot has no two gradients, or no momenta from 0 to below 1."""
+    if not options.gamma or not (options.alpha or options.beta):
+        raise UserError(
+            "--dot keeps the gradients of cross-entropy and of distillation apart: give both a "
+            "weight, with -r and with -a or -b"
+        )
+    task, distillation = options.momentum - options.dot, options.momentum + options.dot
+    if task < 0 or distillation >= 1:
+        raise UserError(
+            f"--dot {options.dot:g} makes the momenta {task:g} and {distillation:g} of --momentum "
+            f"{options.momentum:g}: they have to be at least 0 and below 1"
+        )
+    if options.amp == "fp16":
+        raise UserError(
+            "--dot takes two gradients a step, and --amp fp16 scales one: give --amp bf16"
+        )
 
 
 def check_wrappers(name: str, choice: Choice) -> None:

@@ -130,6 +130,10 @@ class StudentOptions:
         None, "epochs over which the method's weight grows to its value", parse=count
     )
     init_epochs: int = option(30, "epochs of the first stage of methods that have one", parse=count)
+    dot: float = option(
+        0.0, "DOT: distillation's momentum is larger by this, the task's smaller; 0: they are one",
+        parse=share, added=True,
+    )  # fmt: skip
     no_pair_defaults: bool = option(False, "leave out what papers set for single pairs of networks")
     methods_dir: str = option("", "folder of files, or package.module, with methods of your own")
 

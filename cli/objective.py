@@ -72,6 +72,8 @@ def describe_objective(options: StudentResolved) -> str:
         text += f" on rows: {', '.join(views.values())}"
     if options.warmup:
         text += f", {options.distill} grows over {options.warmup} epochs"
+    if options.dot:
+        text += f", DOT {options.dot:g}"
     return text
 
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -224,6 +224,18 @@ def data_parallel(task: nn.Module) -> nn.Module:
     # Of no use to the user: an argument that newer versions call otherwise, a hint about layouts.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers|Grad strides do not match")
     return DistributedDataParallel(task, static_graph=True, broadcast_buffers=False)
+
+
+@torch.no_grad()
+def average(tensors: Sequence[Tensor]) -> None:
+    """Make each the mean of what all processes have."""
+    if world_size() == 1:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    parts = (flat / world_size()).split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 @torch.no_grad()

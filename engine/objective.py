@@ -31,6 +31,7 @@ class Output(NamedTuple):
     loss: Tensor  # the weighted total, which is minimised
     terms: dict[str, Tensor]  # unweighted terms and parts of them by name, each a scalar
     logits: Tensor | None  # (B, K); None where no classifier is trained
+    weighted: dict[str, Tensor] = {}  # terms times their weights, where `loss` is a sum of several
 
 
 class Task(nn.Module):
@@ -154,9 +155,10 @@ class Distillation(Task):
                 raise UserError(
                     f"{term} gives a loss of shape {tuple(value.shape)}: it has to be a scalar"
                 )
-        loss = torch.stack([weighted(term, weights[name]) for name, term in terms.items()]).sum()
+        losses = {name: weighted(term, weights[name]) for name, term in terms.items()}
+        loss = torch.stack([*losses.values()]).sum()
         parts = {f"{self.name}_{part}": value for part, value in self.method.parts.items()}
-        return Output(loss, {**terms, **parts}, student.logits)
+        return Output(loss, {**terms, **parts}, student.logits, losses)
 
     def training_state(self):
         state = self.state_dict()

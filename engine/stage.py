@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from engine.distributed import data_parallel
+from engine.dot import DISTILLATION, DOT, TASK
 from engine.objective import Distillation, FirstStage, Task
 from engine.recipe import RecipeOptions, Schedule
 
@@ -17,7 +20,7 @@ class Stage:
 
     name: str  # "first" or "main"
     task: Task
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     scaler: torch.amp.GradScaler
     schedule: Schedule
     epochs: int
@@ -38,10 +41,24 @@ class Stage:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def momenta(self) -> dict[nn.Parameter, Tensor]:
-        """The optimizer's momentum of each parameter that has one; none before its first step."""
-        every = {p: state.get("momentum_buffer") for p, state in self.optimizer.state.items()}
-        return {p: momentum for p, momentum in every.items() if momentum is not None}
+    @property
+    def momentum_names(self) -> tuple[str, ...]:
+        """What the optimizer calls what it keeps of a parameter."""
+        return (TASK, DISTILLATION) if isinstance(self.optimizer, DOT) else ("momentum_buffer",)
+
+    def data_parallel(self) -> nn.Module:
+        """The task as its steps call it: with gradients averaged over the processes, where one
+        backward pass gives all of them."""
+        return self.task if isinstance(self.optimizer, DOT) else data_parallel(self.task)
+
+    def momenta(self) -> dict[tuple[nn.Parameter, str], Tensor]:
+        """The optimizer's momenta, by parameter and name; none before its first step."""
+        return {
+            (p, name): state[name]
+            for p, state in self.optimizer.state.items()
+            for name in self.momentum_names
+            if state.get(name) is not None
+        }
 
     def state(self) -> dict[str, Any]:
         """Everything that the stage changes."""
@@ -64,9 +81,10 @@ class Stage:
             self.scaler.load_state_dict(state["scaler"])
 
 
-def main_stage(task: Task, schedule: Schedule, recipe: RecipeOptions) -> Stage:
-    """Train all parameters of a task that have a gradient, by the recipe."""
-    optimizer = sgd(task.parameters(), schedule(1), recipe)
+def main_stage(task: Task, schedule: Schedule, recipe: RecipeOptions, delta: float = 0.0) -> Stage:
+    """Train all parameters of a task that have a gradient, by the recipe; where `delta` is not 0
+    by DOT."""
+    optimizer = sgd(task.parameters(), schedule(1), recipe, delta)
     scaler = task.numerics.scaler()
     return Stage("main", task, optimizer, scaler, schedule, recipe.epochs, recipe.clip_grad)
 
@@ -87,8 +105,10 @@ def first_stage(
     return Stage("first", stage, optimizer, scaler, schedule, epochs, recipe.clip_grad)
 
 
-def sgd(parameters, rate: float, recipe: RecipeOptions) -> torch.optim.SGD:
+def sgd(parameters, rate: float, recipe: RecipeOptions, delta: float = 0.0) -> Optimizer:
     trained = [p for p in parameters if p.requires_grad]
+    if delta:
+        return DOT(trained, rate, recipe.momentum, recipe.weight_decay, delta)
     return torch.optim.SGD(
         trained, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
     )

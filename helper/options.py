@@ -19,7 +19,7 @@ from helper.errors import UserError
 GENERAL = frozenset({
     "alpha", "amp", "any_teacher", "aug", "bank_batch", "bank_limit", "bank_type", "batch_size",
     "beta", "cfg", "channels_last", "clip_grad", "compile", "cuda_graph", "dataset",
-    "deterministic", "device", "distill", "epochs", "fraction_seed", "gamma", "init_epochs",
+    "deterministic", "device", "distill", "dot", "epochs", "fraction_seed", "gamma", "init_epochs",
     "learning_rate", "lr_decay_epochs", "lr_decay_rate", "mean_t", "methods_dir", "model",
     "model_s", "model_t", "momentum", "no_pair_defaults", "num_workers", "overwrite", "path_s",
     "path_t", "print_freq", "resume", "save_dir", "save_freq", "seed", "std_t", "sync_bn",

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from helper.errors import UserError
 from helper.files import sha256, write_whole
@@ -197,18 +196,19 @@ def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], path, na
         raise UserError(f"{path}{describe(path)} does not fit {name}: {'; '.join(problems)}{more}")
 
 
-def check_optimizer(optimizer: Optimizer, state: Mapping[str, Any], path: Path) -> None:
-    """UserError unless `state`, from `path`, has a momentum for what this optimizer trains.
+def check_optimizer(stage, state: Mapping[str, Any], path: Path) -> None:
+    """UserError unless `state`, from `path`, has momenta for what the stage's optimizer trains.
 
     torch compares neither shapes nor types, and fused steps write beyond what is too small.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    stored, momentum = state.get("state"), optimizer.param_groups[0]["momentum"]
+    groups, names = stage.optimizer.param_groups, {*stage.momentum_names}
+    parameters = [p for group in groups for p in group["params"]]
+    stored, momentum = state.get("state"), groups[0]["momentum"]
     fits = isinstance(stored, dict) and bool(stored) == bool(momentum)
     for place, buffers in stored.items() if fits else ():
         fits = fits and type(place) is int and 0 <= place < len(parameters)
-        fits = fits and isinstance(buffers, dict) and list(buffers) == ["momentum_buffer"]
-        fits = fits and is_like(buffers["momentum_buffer"], parameters[place])
+        fits = fits and isinstance(buffers, dict) and bool(buffers) and buffers.keys() <= names
+        fits = fits and all(is_like(value, parameters[place]) for value in buffers.values())
     if not fits:
         raise UserError(
             f"{path} has another optimizer's state than this run's: --overwrite to start it anew"

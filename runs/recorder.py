@@ -74,7 +74,7 @@ class Run:
             return stage.epochs
         if state["epoch"] > stage.epochs:
             raise UserError(f"{file} is of epoch {state['epoch']}, and there are {stage.epochs}")
-        checkpoint.check_optimizer(stage.optimizer, state["optimizer"], file)
+        checkpoint.check_optimizer(stage, state["optimizer"], file)
         stage.load_state(state)
         if self.writes:
             print(f"resumed after epoch {state['epoch']} of the {stage.name} stage", flush=True)

@@ -12,10 +12,7 @@ from runs.results import Result
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Methods and views that papers have numbers of and this release has not.
-NOT_HERE = {
-    "simkd",
-    "kd --ctkd", "dkd --ctkd", "kd --dot 0.075", "kd --dot 0.09",
-}  # fmt: skip
+NOT_HERE = {"simkd", "kd --ctkd", "dkd --ctkd"}
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,7 @@ LINES = (
     "--distill kd",
     *(f"--distill {name} --warmup 3" for name in METHODS if name not in ("kd", "dcd")),  # dcd: icd
     "--distill kd --sdd 1,2 --tekap --logit_stand --clip_grad 1",
+    "--distill hint --dot 0.05 --clip_grad 1",
     "--distill crd --tekap --nce_k 12 --warmup 3",
     "--distill rrd --nce_k 12 --rrd_memory momentum --warmup 3",
 )
@@ -92,7 +93,7 @@ class Case:
         task = Distillation(student, teacher, kd, method, options.distill, options)
         task.run_student = lambda images: student.features(F.dropout(images, 0.1))
         first = first_stage(task, 0.0625, options, self.epochs)
-        stages = [first, main_stage(task, self.schedule, options)]
+        stages = [first, main_stage(task, self.schedule, options, options.dot)]
         return [stage for stage in stages if stage], train
 
     def train(self, capture: Capture | None) -> "Trained":
