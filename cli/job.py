@@ -62,6 +62,11 @@ class Job:
         return SCRIPTS[self.kind]
 
     @property
+    def teacher(self) -> str:
+        """Network of its teacher; empty where it has none."""
+        return dict(self.experiment.options).get("model_t", "")
+
+    @property
     def checkpoint(self) -> str:
         """What those that need the run read of it: its last epoch."""
         return f"{self.root}/{self.place}/{plain(self.model)}_last.pth"

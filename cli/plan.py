@@ -18,11 +18,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cli.choice import choose
 from cli.job import Job, check_fit, make_job
 from cli.networks import is_published
 from cli.parse import parse_student
+from cli.words import read_choices
 from dataset import DATASETS
-from distiller_zoo import METHODS
 from helper import config
 from helper.errors import UserError
 
@@ -235,7 +236,9 @@ def distilled(
     teacher, student = pair
     path = source.checkpoint if isinstance(source, Job) else source
     of_teacher = {"model_t": teacher, **({"path_t": path} if path else {})}
-    has_teacher = METHODS[fragment[0]].has_teacher
+    more = [*block.flags, *block.student_flags, *fragment[1:]]
+    _, chosen = read_choices(["--distill", fragment[0], *more], students=True)
+    has_teacher = choose(chosen).method.has_teacher
     set_here = {
         "distill": fragment[0],
         **(of_teacher if has_teacher else {}),
@@ -243,7 +246,6 @@ def distilled(
         "dataset": block.dataset,
         "trial": trial,
     }
-    more = [*block.flags, *block.student_flags, *fragment[1:]]
     needs = [source] if has_teacher and isinstance(source, Job) else []
     return make_job(label, "student", set_here, more, needs)
 

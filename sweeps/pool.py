@@ -78,10 +78,9 @@ class Pool:
     def strategy(self, task: Task) -> Any:
         """Students of one teacher go to one node, whose memory then has its bank, while that has
         room; else to any."""
-        options = dict(task.job.experiment.options)
-        if len(self.nodes) == 1 or "model_t" not in options:
+        teacher = task.job.teacher and (task.job.source or task.job.teacher)
+        if len(self.nodes) == 1 or not teacher:
             return "DEFAULT"
-        teacher = task.job.source or options["model_t"]
         home = self.homes.setdefault(teacher, len(self.homes))
         strategies = importlib.import_module("ray.util.scheduling_strategies")
         return strategies.NodeAffinitySchedulingStrategy(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from sweeps.pool import import_needed
@@ -33,7 +34,7 @@ class Lines:
     """A line for each change, and now and then one on each run that goes on."""
 
     def __init__(self):
-        self.states: dict[str, tuple] = {}
+        self.states: dict[Path, tuple] = {}  # by the log of each run
         self.told = time.monotonic()
 
     def __enter__(self) -> "Lines":
@@ -47,10 +48,10 @@ class Lines:
         self.told = time.monotonic() if told else self.told
         for task in sweep.tasks.values():
             state = (task.status, task.runs, task.attempts)
-            changed = state != self.states.get(task.name, (Status.WAITING, False, 0))
+            changed = state != self.states.get(task.log, (Status.WAITING, False, 0))
             if text := self.text(task, changed or (told and task.runs)):
                 print(f"{time.strftime('%T')} {text} ({headline(sweep)})", flush=True)
-            self.states[task.name] = state
+            self.states[task.log] = state
 
     def text(self, task: Task, wanted: bool) -> str:
         if not wanted:

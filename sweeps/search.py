@@ -1,13 +1,12 @@
 """The best of several values of a flag, chosen on held-out training images."""
 
-import shlex
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from cli.job import Job
 from cli.parse import parse_student
-from cli.plan import ALONE, Block, read_plan
+from cli.plan import ALONE, Block, read_plan, words
 from helper.errors import UserError
 from runs.results import read_result
 from runs.table import Column, spread, text_table
@@ -27,11 +26,11 @@ class Search:
     @staticmethod
     def read(text: str) -> "Search":
         """'-b 0.1,0.3,1,3'"""
-        words = shlex.split(text)
-        values = tuple(words[1].split(",")) if len(words) == 2 else ()
-        if not all(values) or len(values) < 2 or not words[0].startswith("-"):
+        parts = words(text)
+        values = tuple(parts[1].split(",")) if len(parts) == 2 else ()
+        if not all(values) or len(values) < 2 or not parts[0].startswith("-"):
             raise UserError(f'--search {text!r} is no flag with its values: "-b 0.1,0.3,1,3"')
-        return Search(words[0], values)
+        return Search(parts[0], values)
 
     def jobs(self, path: str, more: str) -> list[Job]:
         """The runs of the search: students by each method and value, and the teachers they need."""
@@ -41,8 +40,8 @@ class Search:
 
     def change(self, block: Block) -> Block:
         """A block of the plan with a method for each value, and images held out."""
-        words = [*block.flags, *block.student_flags]
-        said = any(word.replace("-", "_").startswith("__val_fraction") for word in words)
+        typed = (*block.flags, *block.student_flags)
+        said = any(word.replace("-", "_").startswith("__val_fraction") for word in typed)
         flags = block.student_flags if said else (*HELD_OUT, *block.student_flags)
         methods = {}
         for label, (name, *fragment) in block.methods.items():
@@ -66,8 +65,7 @@ class Search:
         found: dict[str, dict[tuple[str, str], list[float]]] = {}  # label, pair -> of each trial
         for task in table.tasks.values():
             if task.job.label in self.labels and task.status is Status.FINISHED:
-                options = dict(task.job.experiment.options)
-                pair = f"{options['model_t']} {options['model_s']}"
+                pair = f"{task.job.teacher} {task.job.model}".strip()
                 accuracy = read_result(task.job.finished()).last["val_acc"]
                 found.setdefault(task.job.label, {}).setdefault(pair, []).append(accuracy)
         if not found:

@@ -38,9 +38,9 @@ class Task:
     @property
     def name(self) -> str:
         """'KD wrn_16_2 -> resnet8, trial 1'"""
-        job, options = self.job, dict(self.job.experiment.options)
-        pair = f"{options['model_t']} -> {job.model}" if job.kind == "student" else job.model
-        to = f" to {options['dataset']}" if job.kind == "probe" else ""
+        job = self.job
+        pair = f"{job.teacher} -> {job.model}" if job.teacher else job.model
+        to = f" to {dict(job.experiment.options)['dataset']}" if job.kind == "probe" else ""
         return f"{job.label} {pair}{to}, trial {job.experiment.trial}"
 
     @property

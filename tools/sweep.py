@@ -9,6 +9,7 @@ A run that is killed, or that the machine refuses, is tried again and goes on wh
 the user got wrong is not. Stopped with Ctrl-C, the same command goes on.
 """
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -64,9 +65,9 @@ def sweep(argv: Sequence[str]) -> None:
     typed = read_words(parser, argv)
     path = typed.pop("plan")
     options = SweepOptions(**typed)
-    more = f"{options.flags} --save_dir '{options.save_dir}'" if options.save_dir else options.flags
+    folder = f" --save_dir {shlex.quote(options.save_dir)}" if options.save_dir else ""
     search = Search.read(options.search) if options.search else None
-    jobs = search.jobs(path, more) if search else read_plan(path, more)
+    jobs = (search.jobs if search else read_plan)(path, options.flags + folder)
     table = run_all(path, jobs, options)
     if search:
         print(search.result(table))
@@ -89,9 +90,8 @@ def run_all(path: str, jobs: Sequence[Job], options: SweepOptions) -> Sweep:
             stack.callback(lock.release)
         table = Sweep(jobs, options.retries)
         if table.is_over:
-            print(
-                f"{path}: all {len(jobs)} runs are finished; python scripts/compare.py {roots[0]}"
-            )
+            tabled = f"python scripts/compare.py {shlex.join(roots)}"
+            print(f"{path}: all {len(jobs)} runs are finished; {tabled}")
             return table
         code = hidden(roots[0]).absolute() / "code"
         pool = stack.enter_context(Pool(options.address, options.cpus, options.per_gpu))
@@ -129,7 +129,7 @@ def drive(
 
 def command_of(job: Job, code: Path, teacher_bank: bool) -> list[str]:
     """The words of a run's process; what the plan says of a bank wins."""
-    bank = ["--teacher_bank", f"{job.root}/bank"] if teacher_bank and job.kind == "student" else []
+    bank = ["--teacher_bank", f"{job.root}/bank"] if teacher_bank and job.teacher else []
     return [sys.executable, str(code / job.script), *bank, *job.argv_now(), "--resume"]
 
 

@@ -222,3 +222,13 @@ def test_a_wrong_plan_is_explained(old, new, words, jobs_of):
 def test_no_such_plan():
     with pytest.raises(UserError, match=r"no plan x\.yaml: give the path"):
         read_plan("x.yaml")
+
+
+def test_a_method_of_ones_own(jobs_of, tmp_path):
+    code = "from distiller_zoo import METHODS\nfrom distiller_zoo.pkt import PKT\n"
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "planned.py").write_text(
+        f"{code}\n\n@METHODS.register('planned')\nclass Planned(PKT):\n    pass\n"
+    )
+    text = PLAN.replace("KD: kd, ", f"Own: planned --methods_dir {tmp_path}/own, ")
+    assert [one.label for one in jobs_of(text)] == ["alone", "alone", "Own", "CRD+KD"]

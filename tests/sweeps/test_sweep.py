@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from cli.parse import parse_student
 from cli.plan import read_plan
 from helper.errors import UserError
 from runs.lock import FolderLock
 from sweeps import pool
+from sweeps.table import Sweep
 from tools import sweep
 
 PLAN = """\
@@ -163,10 +165,14 @@ def test_two_sweeps_of_one_folder_do_not_meet(plan):
     lock.release()
 
 
-def test_the_folder_of_the_command_line_is_that_of_the_runs(plan, capsys):
+def test_the_folder_of_the_command_line_is_that_of_the_runs(plan, capsys, monkeypatch):
     with pytest.raises(UserError, match="--save_dir"):
         sweep.sweep(["a.yaml", "--save_dir", "/proc/here"])
     assert not Path("save").exists()
+    Path("a b/.sweep").mkdir(parents=True)
+    monkeypatch.setattr(Sweep, "is_over", True)
+    sweep.sweep(["a.yaml", "--save_dir", "a b", "--flags", "--epochs 4"])
+    assert capsys.readouterr().out.endswith("finished; python scripts/compare.py 'a b'\n")
 
 
 @pytest.mark.parametrize(
@@ -178,11 +184,29 @@ def test_the_folder_of_the_command_line_is_that_of_the_runs(plan, capsys):
         ("b.yaml", "no plan b.yaml"),
         ("a.yaml --search=-b", "'-b' is no flag with its values"),
         ("a.yaml --search=-b=1", "is no flag with its values"),
+        ("a.yaml --search='", "No closing quotation"),
     ],
 )
 def test_bad_words(plan, line, words):
     with pytest.raises(UserError, match=words):
         sweep.sweep(line.split())
+
+
+def test_the_command_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("t.pth").touch()
+    text = PLAN.replace("wrong: vid", "own bank: vid --teacher_bank mine\n  no teacher: tfkd")
+    Path("a.yaml").write_text(f"{text}teachers: {{resnet14: t.pth}}\n")
+    words = {job.label: sweep.command_of(job, Path("/c"), True) for job in read_plan("a.yaml")}
+    python, script, *bank = words["KD"][:4]
+    assert (python, script) == (sys.executable, "/c/train_student.py")
+    assert bank == ["--teacher_bank", "./save/bank"]
+    assert all(found[-1] == "--resume" for found in words.values())
+    assert not any("--teacher_bank" in words[label] for label in ("alone", "no teacher"))
+    for found in words.values():
+        if "train_student" in found[1]:
+            parse_student(found[2:])
+    assert parse_student(words["own bank"][2:]).teacher_bank == "mine"
 
 
 def test_help(capsys):
