@@ -86,11 +86,14 @@ class Live:
         self.live.update(self.table(sweep))
 
     def table(self, sweep: Sweep) -> Any:
+        """What rich shows."""
+        if not (rows := shown(sweep.tasks.values())):
+            return headline(sweep)
         escape = import_needed("rich.markup").escape
         table = import_needed("rich.table").Table(title=headline(sweep), title_justify="left")
         for name in ("run", "epoch", "accuracy", "time left", ""):
             table.add_column(name, justify="left" if name in ("run", "") else "right")
-        for task in shown(sweep.tasks.values()):
+        for task in rows:
             known = cells(task.progress()) if task.runs else ("", "", "")
             again = f"attempt {task.attempts}, {task.why}" if task.why and task.runs else task.why
             table.add_row(*map(escape, (task.name, *known, again)))

@@ -12,6 +12,7 @@ from runs.results import read_result
 from runs.table import Column, spread, text_table
 from sweeps.table import Status, Sweep
 
+Accuracies = dict[str, dict[str, list[float]]]  # label -> pair -> of each trial
 HELD_OUT = ("--val_fraction", "0.1")  # of students, where the plan says nothing
 
 
@@ -62,19 +63,29 @@ class Search:
 
     def result(self, table: Sweep) -> str:
         """A table of accuracies on the held-out images, and the best value of each method."""
-        found: dict[str, dict[tuple[str, str], list[float]]] = {}  # label, pair -> of each trial
+        found = self.accuracies(table)
+        if not found:
+            return "no run of the search is finished"
+        pairs = dict.fromkeys(pair for entry in found.values() for pair in entry)
+        columns = [
+            Column(pair, [spread(x[pair]) if pair in x else None for x in found.values()], ".2f")
+            for pair in pairs
+        ]
+        text = text_table([Column("held-out %", list(found)), *columns])
+        return "\n".join([text, "", *self.best(found)])
+
+    def accuracies(self, table: Sweep) -> Accuracies:
+        """Of the last epoch of each finished run."""
+        found: Accuracies = {}
         for task in table.tasks.values():
             if task.job.label in self.labels and task.status is Status.FINISHED:
                 pair = f"{task.job.teacher} {task.job.model}".strip()
                 accuracy = read_result(task.job.finished()).last["val_acc"]
                 found.setdefault(task.job.label, {}).setdefault(pair, []).append(accuracy)
-        if not found:
-            return "no run of the search is finished"
-        best = dict(self.best(found))
-        return "\n".join([text_table(self.columns(found)), "", *best.values()])
+        return found
 
-    def best(self, found) -> Iterator[tuple[str, str]]:
-        """Of each method a line on its best value, by the mean over pairs of the last epoch."""
+    def best(self, found: Accuracies) -> Iterator[str]:
+        """Of each method a line on its best value, by the mean over pairs."""
         for method in dict.fromkeys(label for label, _ in self.labels.values()):
             means = {
                 value: statistics.mean(map(statistics.mean, found[text].values()))
@@ -83,16 +94,4 @@ class Search:
             }
             if means:
                 value = max(means, key=means.get)
-                yield method, f"{method}: {self.flag} {value} ({means[value]:.2f} % held-out)"
-
-    def columns(self, found) -> list[Column]:
-        pairs = dict.fromkeys(pair for entry in found.values() for pair in entry)
-        return [
-            Column("method", list(found)),
-            *(
-                Column(
-                    pair, [spread(x[pair]) if pair in x else None for x in found.values()], ".2f"
-                )
-                for pair in pairs
-            ),
-        ]
+                yield f"{method}: {self.flag} {value} ({means[value]:.2f} % held-out)"

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -16,6 +17,7 @@ from dataset.folder import open_image
 from dataset.imagenet import MEAN, STD
 from dataset.loader import Loading
 from dataset.stream import CROP, ImageFiles, Paths, StreamLoader
+from dataset.subset import hold_out
 from helper.errors import UserError
 from tests.conftest import only
 
@@ -65,6 +67,16 @@ def test_what_is_shown_follows_from_seed_epoch_and_sample(root):
     seen = {epoch: torch.cat([b.images for b in batches(data, epoch=epoch)]) for epoch in (1, 2)}
     assert not torch.equal(seen[1], seen[2])
     assert sorted(torch.cat([b.index for b in first]).tolist()) == list(range(12))
+
+
+def test_held_out_images_are_shown_as_test_images_are(root):
+    data = hold_out(load(root), 0.25, seed=0)
+    shown = torch.cat([batch.images for batch in batches(data, "val")])
+    as_test = batches(replace(data, test=data.val), "test")
+    assert torch.equal(shown, torch.cat([batch.images for batch in as_test]))
+    assert len(shown) == 3
+    trained = torch.cat([batch.index for batch in batches(data, batch_size=5)])
+    assert sorted(trained.tolist()) == list(range(9))
 
 
 def test_crops_are_torchvisions_and_the_gpus_generator_is_left_alone(root, monkeypatch):
