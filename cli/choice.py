@@ -108,6 +108,9 @@ def check_objective(options: StudentResolved) -> None:
         )
     if options.beta:
         check_wrappers(name, choice)
+    for view, entry in choice.views.items():
+        if reason := entry.refuses(choice.method):
+            raise UserError(f"--{view} has no meaning for {name}: {reason}")
     with_effect = choice.views_with_effect(options)
     if useless := [view for view in choice.views if view not in with_effect]:
         raise UserError(

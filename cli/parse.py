@@ -117,9 +117,13 @@ def resolve_student(
     set_by = {}
     for view_name, view in choice.views.items():
         defaults = view_defaults(view, typed, pair, method)
+        if twice := sorted(set_by.keys() & defaults.keys()):
+            first, own = set_by[twice[0]], defaults[twice[0]][0]
+            raise UserError(f"--{first} and --{own} both set {twice[0]}: give one of them")
         layers.append((f"--{view_name}", {key: value for key, (_, value) in defaults.items()}))
         set_by.update({key: flag for key, (flag, _) in defaults.items()})
     options = resolve(classes, *layers, ("typed", typed))
+    set_by = {name: flag for name, flag in set_by.items() if flag not in {"", *choice.views}}
     idle = options.idle | choice.without_effect(options) | {*set_by.values()}
     return StudentResolved(**{**vars(options), "idle": idle, "set_by": set_by}, choice=choice)
 

@@ -35,11 +35,12 @@ class Rows(NamedTuple):
         return self.unscaled or (self.student, self.teacher)
 
 
-class View:
+class View(nn.Module):
     """Base of the views, which turn rows into rows; any number of them chain in front of a method.
 
     The first field of its `Options` has the view's name and switches it on; `order` is its place in
-    the chain. It is constructed from (options, setup).
+    the chain. It is constructed from (options, setup). Parameters are trained beside the student,
+    and parameters and buffers are saved and resumed with the run.
     """
 
     order: ClassVar[int] = 0
@@ -54,7 +55,12 @@ class View:
         """Flags of the view."""
 
     def __init__(self, options: Any, setup: "Setup"):
+        super().__init__()
         self.options, self.generator = options, setup.generator
+        self.parts: dict[str, Tensor] = {}  # of the last rows, to be logged; detached scalars
+
+    def begin(self, epoch: int, epochs: int) -> None:
+        """As `Distiller.begin`."""
 
     def __call__(self, rows: Rows, student: Features, teacher: Features, labels: Tensor) -> Rows:
         """Rows of B samples -> rows of the same samples; labels (B,)."""
@@ -62,8 +68,16 @@ class View:
 
     @staticmethod
     def defaults(options: Any, method: "type[Distiller]") -> dict[str, tuple[str, float]]:
-        """The settings that its paper changes when it is on: option -> (its own flag, value)."""
+        """The settings that its paper changes when it is on: option -> (its own flag, value).
+
+        Without a flag, "", the option may be typed all the same.
+        """
         return {}
+
+    @staticmethod
+    def refuses(method: "type[Distiller]") -> str:
+        """Why the view has no meaning in front of a method; "" where it has."""
+        return ""
 
 
 @dataclass(frozen=True)
@@ -177,6 +191,8 @@ class LogitDistiller(Distiller):
 
     reads = frozenset({"logits"})
     temperature: ClassVar[str] = "kd_T"  # name of the option that is the method's temperature
+    # Whether a row costs T^2 times a function of its logits over T, T being --kd_T.
+    one_temperature: ClassVar[bool] = False
 
     def __init__(self, options, setup):
         super().__init__(options, setup)

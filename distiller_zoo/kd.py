@@ -36,6 +36,7 @@ class KD(LogitDistiller):
     """
 
     recipe = Recipe(gamma=0.1, alpha=0.9, beta=0.0)
+    one_temperature = True
 
     @dataclass(frozen=True)
     class Options:

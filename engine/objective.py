@@ -118,6 +118,7 @@ class Distillation(Task):
             teacher.normalise_by_batch()
         device = self.numerics.device
         self.kd, self.method = kd.to(device), method.to(device)
+        self.views = nn.ModuleList(kd.views).to(device)  # those of the method as well
         self.name, self.recipe, self.generator = name, recipe, method.generator
         self.capturable = method.capturable or not recipe.beta
         # Share of the method's weight in this epoch. A tensor, so that a captured step reads it.
@@ -129,8 +130,8 @@ class Distillation(Task):
 
     def begin_epoch(self, epoch, epochs, place):
         self.ramp.fill_(warm_up(self.recipe, epoch))
-        for term in (self.kd, self.method):
-            term.begin(epoch, epochs)
+        for part in (*self.views, self.kd, self.method):
+            part.begin(epoch, epochs)
         return self.teacher.begin_epoch(place)
 
     def features(self, batch: Batch) -> tuple[Features, Features | None]:
@@ -158,6 +159,8 @@ class Distillation(Task):
         losses = {name: weighted(term, weights[name]) for name, term in terms.items()}
         loss = torch.stack([*losses.values()]).sum()
         parts = {f"{self.name}_{part}": value for part, value in self.method.parts.items()}
+        for view in self.views:
+            parts |= view.parts
         return Output(loss, {**terms, **parts}, student.logits, losses)
 
     def training_state(self):

@@ -70,6 +70,8 @@ def folder_of(tmp_path, monkeypatch):
         ("", "--dot 0.05"),
         ("--lr 0.01234561", "--lr 0.01234562"),
         ("", "--tekap"),
+        ("--ctkd", "--kd_T 1"),
+        ("--ctkd", "--ctkd --ctkd_loops 5"),
         ("--train_fraction 0.5", "--train_fraction 0.5 --fraction_seed 1"),
         ("--tekap", "--tekap --tekap_noise 0.5"),
         ("--sdd 1,2", "--sdd 1"),

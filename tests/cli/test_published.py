@@ -12,7 +12,7 @@ from runs.results import Result
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Methods and views that papers have numbers of and this release has not.
-NOT_HERE = {"simkd", "kd --ctkd", "dkd --ctkd"}
+NOT_HERE = {"simkd"}
 
 
 @pytest.fixture(scope="module")

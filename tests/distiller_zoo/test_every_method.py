@@ -15,7 +15,12 @@ from helper.errors import UserError
 from models import MODELS
 from tests.distiller_zoo.watched import Watched
 
-SWITCHES = {"sdd": "--sdd 1,2", "tekap": "--tekap", "logit_stand": "--logit_stand"}
+SWITCHES = {
+    "sdd": "--sdd 1,2",
+    "tekap": "--tekap",
+    "logit_stand": "--logit_stand",
+    "ctkd": "--ctkd",
+}
 COMBINATIONS = [c for n in range(len(SWITCHES) + 1) for c in itertools.combinations(SWITCHES, n)]
 
 
@@ -53,9 +58,16 @@ def takes_noise(name) -> bool:
     return METHODS[name].has_teacher and METHODS[name].reads <= NoisyTeacher.reads
 
 
+def learns_temperature(name, views):
+    """Whether --ctkd, in front of the method itself, is not refused."""
+    return getattr(METHODS[name], "one_temperature", False) and "logit_stand" not in views
+
+
 def combinations():
     """Every method behind every combination of views that is not refused."""
     for name, views in itertools.product(METHODS, COMBINATIONS):
+        if "ctkd" in views and not learns_temperature(name, views):
+            continue
         if (METHODS[name].has_teacher or not views) and ("tekap" not in views or takes_noise(name)):
             yield pytest.param(name, views, id="-".join([name, *views]))
 
