@@ -48,8 +48,9 @@ class RunFolder:
         if resume and overwrite:
             raise UserError("--resume and --overwrite contradict each other: give one of them")
         for path in self._own_files():
-            if path.is_dir():
-                raise UserError(f"{path} is a folder, which no run makes: move it away")
+            if path.exists() and not path.is_file():
+                kind = "a folder" if path.is_dir() else "no regular file"
+                raise UserError(f"{path} is {kind}, which no run makes: move it away")
         if overwrite:
             return NEW
         if not self.summary_file.exists():

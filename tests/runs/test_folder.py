@@ -66,6 +66,15 @@ def test_what_is_no_file_is_not_read(name, tmp_path):
         folder.check(resume=True, overwrite=False)
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "net_best.pth"])
+def test_a_pipe_in_the_place_of_a_file(name, tmp_path):
+    """A resumed run writes these anew; a pipe would wait for a reader."""
+    folder = holds(tmp_path, STOPPED)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} is no regular file, which no run makes"):
+        folder.check(resume=True, overwrite=False)
+
+
 @pytest.mark.parametrize("status", [FINISHED, STOPPED])
 @pytest.mark.parametrize("resume", [True, False])
 def test_another_experiment_is_named_and_left(status, resume, tmp_path):
