@@ -211,7 +211,8 @@ class LogitDistiller(Distiller):
     def loss(self, rows: Rows, labels: Tensor) -> Tensor:
         """Rows of B samples, labels (B,) -> scalar: the weighted sum of a sample's rows, mean over
         the samples."""
-        return (rows.weight * self.row_losses(rows, labels)).sum() / len(labels)
+        losses = self.row_losses(rows, labels)
+        return rows.weight.flatten().dot(losses.flatten()) / len(labels)
 
     def forward(self, student, teacher, batch):
         rows = apply_views(self.views, logit_rows(student, teacher), student, teacher, batch.labels)

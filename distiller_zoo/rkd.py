@@ -40,8 +40,19 @@ class RKD(Distiller):
 
 def rkd_losses(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """(B, C), (B, C') -> distance loss, angle loss, each a scalar without its weight"""
-    distance = F.smooth_l1_loss(distances(s), distances(t))
-    return distance, F.smooth_l1_loss(angles(s), angles(t))
+    (distances_s, angles_s), (distances_t, angles_t) = relations(s), relations(t)
+    return F.smooth_l1_loss(distances_s, distances_t), F.smooth_l1_loss(angles_s, angles_t)
+
+
+def relations(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances of all pairs and cosines of the angles of all triples of rows.
+
+    (B, C) -> (B, B), (B, B, B)
+    """
+    x = x - x.mean(dim=0)  # leaves both as they are, with less rounding error
+    gram = x @ x.T
+    squared = squared_distances(gram)
+    return distances(squared), angles(gram, squared)
 
 
 def squared_distances(gram: Tensor) -> Tensor:
@@ -56,24 +67,19 @@ def squared_distances(gram: Tensor) -> Tensor:
     return torch.where(squared > rounding, squared, squared.new_zeros(()))
 
 
-def distances(x: Tensor) -> Tensor:
-    """(B, C) -> (B, B), divided by the mean of those above 0; the diagonal is 0."""
-    x = x - x.mean(dim=0)  # leaves distances as they are, with less rounding error
-    distance = squared_distances(x @ x.T).clamp_min(EPS).sqrt()
-    distance = distance * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device))
+def distances(squared: Tensor) -> Tensor:
+    """(B, B) -> (B, B), divided by the mean of those above 0; the diagonal is 0."""
+    distance = squared.clamp_min(EPS).sqrt()
+    distance = distance * (1 - torch.eye(len(squared), dtype=squared.dtype, device=squared.device))
     positive = distance > 0
     return distance / (distance.sum() / positive.sum().clamp_min(1)).clamp_min(EPS)
 
 
-def angles(x: Tensor) -> Tensor:
-    """Cosines of the angles at sample i between samples j and k: (B, C) -> (B, B, B)
+def angles(gram: Tensor, squared: Tensor) -> Tensor:
+    """Cosines of the angles at sample i between samples j and k: (B, B), (B, B) -> (B, B, B)
 
-    (x_j - x_i) . (x_k - x_i) from the Gram matrix of centred rows, over both distances; 0 where a
-    distance is 0.
+    (x_j - x_i) . (x_k - x_i) from the Gram matrix, over both distances; 0 where a distance is 0.
     """
-    x = x - x.mean(dim=0)
-    gram = x @ x.T
-    squared = squared_distances(gram)
     inverse_distance = squared.clamp_min(TINY).rsqrt().where(squared > 0, squared.new_zeros(()))
     products = gram - gram[:, :, None] - gram[:, None, :] + gram.diagonal()[:, None, None]
     return products * (inverse_distance[:, :, None] * inverse_distance[:, None, :])

@@ -31,7 +31,7 @@ class Meter:
 
     def add(self, values: Mapping[str, Tensor], samples: int) -> None:
         """Means over `samples` samples, each a scalar."""
-        stacked = torch.stack([value.detach().double() for value in values.values()])
+        stacked = torch.stack([value.detach() for value in values.values()])
         self._unread.append((tuple(values), stacked, samples))
 
     def read(self) -> dict[str, float]:

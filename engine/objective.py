@@ -3,6 +3,7 @@
 B batch, b a process's share of it, K classes.
 """
 
+import functools
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -157,7 +158,7 @@ class Distillation(Task):
                     f"{term} gives a loss of shape {tuple(value.shape)}: it has to be a scalar"
                 )
         losses = {name: weighted(term, weights[name]) for name, term in terms.items()}
-        loss = torch.stack([*losses.values()]).sum()
+        loss = sum_of(losses.values())
         parts = {f"{self.name}_{part}": value for part, value in self.method.parts.items()}
         for view in self.views:
             parts |= view.parts
@@ -182,6 +183,11 @@ def term_weights(
     if recipe.beta:
         weights[name] = ramp * recipe.beta
     return {n: weight for n, weight in weights.items() if isinstance(weight, Tensor) or weight}
+
+
+def sum_of(values: Iterable[Tensor]) -> Tensor:
+    """Scalars -> their sum, without a 0 to begin with."""
+    return functools.reduce(torch.add, values)
 
 
 def weighted(term: Tensor, weight: float | Tensor) -> Tensor:

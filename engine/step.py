@@ -6,12 +6,12 @@ b a process's share of it.
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from dataset.base import Batch
 from engine.distributed import average
 from engine.dot import DOT
+from engine.objective import sum_of
 from engine.stage import Stage
 from helper.errors import UserError
 
@@ -37,7 +37,7 @@ def train_step(stage: Stage, model: nn.Module, batch: Batch) -> dict[str, Tensor
     measured = {**output.terms, "loss": output.loss}
     if output.logits is not None:
         hits = output.logits.argmax(dim=1) == batch.labels  # (B,)
-        measured["acc"] = 100 * hits.double().mean()
+        measured["acc"] = hits.sum() * (100 / len(hits))
     return {name: value.detach() for name, value in measured.items()}
 
 
@@ -50,7 +50,7 @@ def backward_apart(optimizer: DOT, losses: Mapping[str, Tensor]) -> None:
     losses["ce"].backward(retain_graph=True)
     optimizer.take_task_gradients()
     if others:  # what has a first stage alone has none
-        torch.stack(others).sum().backward()
+        sum_of(others).backward()
     average(optimizer.gradients())
 
 

@@ -28,7 +28,7 @@ RECIPE = {"momentum": 0.0, "weight_decay": 0.0, "epochs": 1}
 class OneBatch:
     """A training set of one batch."""
 
-    seed = 0
+    seed, split = 0, "train"
 
     def __init__(self):
         generator = torch.Generator().manual_seed(0)
