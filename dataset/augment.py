@@ -16,8 +16,9 @@ AUGMENTATION_VERSION = 1
 MASK = 0xFFFFFFFF
 GOLDEN = 0x9E3779B9  # 2**32 / golden ratio: keeps the hash of zeros away from zero
 # Purposes of `draw`, each with a random sequence of its own. `stream` has 4, `subset` 5 and 6,
-# and `autoaugment` those from 100 on.
+# `autoaugment` those from 100 and `randaugment` those from 200 on.
 ORDER, TOP, LEFT, FLIP = range(4)
+STRONG = 1 << 16  # added to a purpose: of the second, strongly augmented view of an image
 
 
 class Views(NamedTuple):
@@ -60,11 +61,16 @@ def permutation(seed: int, epoch: int, n: int) -> Tensor:
     return draw(seed, epoch, ORDER, torch.arange(n)).argsort(stable=True)
 
 
-def choose_views(seed: int, epoch: int, index: Tensor, padding: int, flip: bool) -> Views:
-    """Random crop offsets and flips of samples `index` (M,) in an epoch, all uniform."""
+def choose_views(
+    seed: int, epoch: int, index: Tensor, padding: int, flip: bool, salt: int = 0
+) -> Views:
+    """Random crop offsets and flips of samples `index` (M,) in an epoch, all uniform.
+
+    `salt` is added to what they are drawn for: STRONG for those of the second view.
+    """
 
     def randint(high: int, purpose: int) -> Tensor:
-        return (draw(seed, epoch, purpose, index) * high) >> 32
+        return (draw(seed, epoch, purpose + salt, index) * high) >> 32
 
     offsets = 2 * padding + 1
     return Views(randint(offsets, TOP), randint(offsets, LEFT), randint(2 if flip else 1, FLIP))

@@ -7,6 +7,7 @@ outside), bit for bit, up to 65,793 pixels an image. M images of 3 channels, H x
 
 import functools
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -60,6 +61,13 @@ SIGNED = {  # magnitude of the last level; a translation's is a fraction of the 
 SUB_POLICY, APPLY, SIGN = 100, (101, 102), (103, 104)
 
 
+class Actions(NamedTuple):
+    """The operations of a policy: each (name, level, sign) once, sorted by operation."""
+
+    actions: tuple[tuple[str, int, int], ...]
+    levels: int  # of a magnitude
+
+
 class Choices(NamedTuple):
     """Each image's sub-policy; for its two operations, whether they are applied and their sign."""
 
@@ -68,18 +76,28 @@ class Choices(NamedTuple):
     negative: Tensor  # (2, M) int64, 0 or 1; counts for signed operations only
 
 
-def auto_augment(images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
+def auto_augment(images: Tensor, seed: int, epoch: int, index: Tensor, salt: int = 0) -> Tensor:
     """Apply to each image the sub-policy that its sample has in this epoch.
 
     images: (M, 3, H, W) uint8 on any device, not changed; index: (M,) int64, the numbers of the
     samples -> (M, 3, H, W) uint8. The choices are made and sorted on the CPU, so with an index on
-    the CPU nothing waits for a GPU.
+    the CPU nothing waits for a GPU. `salt` is added to what they are drawn for.
     """
-    sources, magnitudes = operation_tables(*images.shape[2:], images.device)
-    choices = choose_operations(seed, epoch, index.cpu())
-    actions, order = action_indices(choices).sort(dim=1, stable=True)  # (2, M) each
+    choices = choose_operations(seed, epoch, index.cpu(), salt)
+    return apply_actions(images, action_indices(choices), ACTIONS)
+
+
+def apply_actions(images: Tensor, chosen: Tensor, of: Actions) -> Tensor:
+    """Apply actions one after another: images (M, 3, H, W) uint8 -> the same.
+
+    chosen: (2, M) indices of the two of each image, on the CPU; the number of actions for none.
+    """
+    sources, magnitudes = operation_tables(of, *images.shape[2:], images.device)
+    actions, order = chosen.sort(dim=1, stable=True)  # (2, M) each
     groups = len(OPERATIONS) + 1  # the last one: nothing to do
-    counts = [torch.bincount(row, minlength=groups).tolist() for row in OPERATION_OF[actions]]
+    counts = [
+        torch.bincount(row, minlength=groups).tolist() for row in operation_numbers(of)[actions]
+    ]
     plan = torch.stack([actions, order, order.argsort(dim=1)], dim=1)  # (2, 3, M)
     plan = without_waiting(plan, images.device)
     for sizes, (actions, order, inverse) in zip(counts, plan):  # first and second operation
@@ -92,47 +110,56 @@ def auto_augment(images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor
     return images
 
 
-def choose_operations(seed: int, epoch: int, index: Tensor) -> Choices:
+def choose_operations(seed: int, epoch: int, index: Tensor, salt: int = 0) -> Choices:
     """The random choices for samples `index` (M,) in an epoch: uniform sub-policies, signs."""
-    policy = (draw(seed, epoch, SUB_POLICY, index) * len(POLICY)) >> 32
+    policy = (draw(seed, epoch, SUB_POLICY + salt, index) * len(POLICY)) >> 32
     tenths = torch.tensor([[chance for _, chance, _ in pair] for pair in POLICY]).T  # (2, 25)
-    chance = torch.stack([draw(seed, epoch, purpose, index) for purpose in APPLY])
-    sign = torch.stack([draw(seed, epoch, purpose, index) for purpose in SIGN])
+    chance = torch.stack([draw(seed, epoch, purpose + salt, index) for purpose in APPLY])
+    sign = torch.stack([draw(seed, epoch, purpose + salt, index) for purpose in SIGN])
     return Choices(policy, chance * 10 < tenths[:, policy] << 32, sign >> 31)
 
 
 def action_indices(choices: Choices) -> Tensor:
-    """Index into ACTIONS of both operations: (2, M) int64, len(ACTIONS) where none is applied."""
+    """Index into ACTIONS of both operations: (2, M) int64, their number where none is applied."""
     first_second = torch.arange(2)[:, None]
     actions = ACTION_OF[choices.policy, first_second, choices.negative]
-    return torch.where(choices.applied, actions, len(ACTIONS))
+    return torch.where(choices.applied, actions, len(ACTIONS.actions))
 
 
 @functools.lru_cache(maxsize=8)
-def operation_tables(h: int, w: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def operation_tables(of: Actions, h: int, w: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The arguments of operations: `source_pixels` of each warp, `magnitude` of each action.
 
     -> (number of warps, H * W) int64, (number of actions, 1, 1, 1) float32.
     """
-    magnitudes = [magnitude(name, level, h, w) * sign for name, level, sign in ACTIONS]
+    magnitudes = [
+        magnitude(name, level, h, w, of.levels) * sign for name, level, sign in of.actions
+    ]
     warps = [
         source_pixels(name, amount, h, w)
-        for (name, _, _), amount in zip(ACTIONS, magnitudes)
+        for (name, _, _), amount in zip(of.actions, magnitudes)
         if FUNCTIONS[name] is warp
     ]
     return torch.stack(warps).to(device), torch.tensor(magnitudes).view(-1, 1, 1, 1).to(device)
 
 
-def magnitude(name: str, level: int, h: int, w: int) -> float:
+@functools.lru_cache(maxsize=8)
+def operation_numbers(of: Actions) -> Tensor:
+    """Index into OPERATIONS of each action, and of none behind them: (number + 1,) int64."""
+    numbers = [OPERATIONS.index(FUNCTIONS[name]) for name, _, _ in of.actions]
+    return torch.tensor([*numbers, len(OPERATIONS)])
+
+
+def magnitude(name: str, level: int, h: int, w: int, levels: int = LEVELS) -> float:
     """What a level stands for: pixels, slope, degrees, blend weight, byte mask or threshold."""
     if name in SIGNED:
         size = {"TranslateX": w, "TranslateY": h}.get(name, 1)
-        value = torch.linspace(0, SIGNED[name] * size, LEVELS)[level].item()
+        value = torch.linspace(0, SIGNED[name] * size, levels)[level].item()
         return float(int(value)) if name.startswith("Translate") else value
     if name == "Posterize":
-        return 256.0 - 2 ** round(level * 4 / (LEVELS - 1))  # drops up to four bits
+        return 256.0 - 2 ** round(level * 4 / (levels - 1))  # drops up to four bits
     if name == "Solarize":
-        return torch.linspace(255, 0, LEVELS)[level].item()
+        return torch.linspace(255, 0, levels)[level].item()
     return 0.0  # no levels; a threshold of 0 inverts
 
 
@@ -279,14 +306,14 @@ def signs_of(name: str) -> tuple[int, int]:
     return (1, -1) if name in SIGNED else (1, 1)
 
 
-# Every (name, level, sign) of the policy once, sorted by operation
-ACTIONS = sorted(
-    {(name, level, sign) for pair in POLICY for name, _, level in pair for sign in signs_of(name)},
-    key=lambda action: (OPERATIONS.index(FUNCTIONS[action[0]]), action),
-)
-OPERATION_OF = torch.tensor(
-    [OPERATIONS.index(FUNCTIONS[a[0]]) for a in ACTIONS] + [len(OPERATIONS)]
-)
+def actions_of(operations: Iterable[tuple[str, int]], levels: int) -> Actions:
+    """The actions of (name, level), with both signs where an operation is signed."""
+    every = {(name, level, sign) for name, level in operations for sign in signs_of(name)}
+    by_operation = sorted(every, key=lambda a: (OPERATIONS.index(FUNCTIONS[a[0]]), a))
+    return Actions(tuple(by_operation), levels)
+
+
+ACTIONS = actions_of([(name, level) for pair in POLICY for name, _, level in pair], LEVELS)
 ACTION_OF = torch.tensor(  # (25, 2, 2): sub-policy, first or second operation, sign
-    [[[ACTIONS.index((n, v, s)) for s in signs_of(n)] for n, _, v in pair] for pair in POLICY]
+    [[[ACTIONS.actions.index((n, v, s)) for s in signs_of(n)] for n, _, v in p] for p in POLICY]
 )

@@ -20,9 +20,16 @@ class Batch(NamedTuple):
     Where a run has several processes, each has its own share b of the B images, and all labels.
     """
 
-    images: Tensor  # (b, 3, H, W), augmented and normalised
+    # (b, 3, H, W), augmented and normalised; (2, b, 3, H, W) where a weak and a strong view of each
+    # image are asked for.
+    images: Tensor
     labels: Tensor  # (B,)
     index: Tensor  # (B,) number of each sample in its split
+
+    @property
+    def views(self) -> tuple[Tensor, ...]:
+        """The images in each view, weak and strong, (b, 3, H, W) each; one where there is one."""
+        return self.images.unbind() if self.images.ndim == 5 else (self.images,)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dataset.augment import (
+    STRONG,
     Views,
     choose_views,
     count_views,
@@ -29,6 +30,7 @@ from dataset.augment import (
 )
 from dataset.autoaugment import auto_augment
 from dataset.base import Batch, DataSet, Split
+from dataset.randaugment import rand_augment
 from helper.errors import UserError
 
 SHARE = 0.5  # of the memory that is free on a GPU; with more than that, images stay outside
@@ -45,6 +47,7 @@ class Loading:
     ranks: int = 1
     workers: int = 0  # processes that read image files
     aug: bool = False  # AutoAugment behind crop and flip of training images
+    strong: bool = False  # a second view of each: another crop and flip, RandAugment behind them
 
 
 class Loader:
@@ -53,7 +56,7 @@ class Loader:
     `batch_size` counts the images of all ranks together; each rank yields its own contiguous share
     of the images of every batch, and the labels and indices of all. Shares differ by at most one
     image. The last batch may be smaller. A rank's share of a test batch can be empty.
-    AutoAugment's policy is CIFAR's.
+    AutoAugment's policy is CIFAR's, RandAugment is that of two operations of magnitude 10.
     Raises UserError if a training batch has fewer images than there are ranks, ValueError if the
     data set is not as `dataset.base` describes it.
     """
@@ -78,6 +81,7 @@ class Loader:
         check_split(data.name, split, chosen, len(data.classes))
         self.split, self.training = split, split == "train"
         self.seed, self.padding, self.flip, self.aug = how.seed, data.padding, data.flip, how.aug
+        self.strong = how.strong and self.training
         images, about = chosen.images.contiguous(), f"{split} split of {data.name}"
         self.images = place(images, torch.device(how.device), about if rank == 0 else "")
         self.labels = chosen.labels.to(how.device)  # (N,)
@@ -99,8 +103,9 @@ class Loader:
         sizes = [hi - lo for lo, hi in self._shares]
         capacity = max(*sizes, CHUNK_BYTES // self.images[0].numel())
         if self.training:
-            views = choose_views(self.seed, epoch, own_cpu, self.padding, self.flip)
-            views = Views(*(without_waiting(choice, device) for choice in views))
+            salts = [0, STRONG] if self.strong else [0]
+            views = [self._choose_views(epoch, own_cpu, salt) for salt in salts]
+            views = [Views(*(without_waiting(choice, device) for choice in v)) for v in views]
             canvas = new_canvas(self.images[:0].to(device), capacity, self.padding)
         own = without_waiting(own_cpu, self.images.device)
         order = without_waiting(order, device)
@@ -108,13 +113,17 @@ class Loader:
         start = 0
         for chunk in group_sizes(sizes, capacity):
             span = slice(start, start + sum(chunk))
-            images = self._pixels(own[span])
+            shown = [self._pixels(own[span])]
             if self.training:
-                images = crop_and_flip(images, Views(*(choice[span] for choice in views)), canvas)
-                if self.aug:
-                    images = auto_augment(images, self.seed, epoch, own_cpu[span])
-            for pixels, (index, labels) in zip(images.split(chunk), batches):
-                yield Batch(normalise(pixels, self._scale, self._shift), labels, index)
+                chosen = [Views(*(choice[span] for choice in v)) for v in views]
+                cropped = [crop_and_flip(*shown, v, canvas) for v in chosen]
+                shown = [
+                    self._augment_more(images, epoch, own_cpu[span], salt)
+                    for images, salt in zip(cropped, salts)
+                ]
+            for *pixels, (index, labels) in zip(*(x.split(chunk) for x in shown), batches):
+                images = torch.stack(pixels) if self.strong else pixels[0]
+                yield Batch(normalise(images, self._scale, self._shift), labels, index)
             start = span.stop
 
     @property
@@ -125,7 +134,7 @@ class Loader:
     def epoch_views(self, epoch: int) -> Tensor:
         """The number of the view in which an epoch shows each training sample: (N,), on the CPU."""
         every = torch.arange(len(self.labels))
-        chosen = choose_views(self.seed, epoch, every, self.padding, self.flip)
+        chosen = self._choose_views(epoch, every)
         return number_views(chosen, self.padding, self.flip)
 
     def show(self, index: Tensor, views: Tensor, epoch: int = 0) -> Tensor:
@@ -136,9 +145,17 @@ class Loader:
         images = self._pixels(index.to(self.images.device))
         chosen = Views(*(x.to(images.device) for x in views_of(views, self.padding, self.flip)))
         images = crop_and_flip(images, chosen, new_canvas(images, len(index), self.padding))
+        return normalise(self._augment_more(images, epoch, index), self._scale, self._shift)
+
+    def _choose_views(self, epoch: int, index: Tensor, salt: int = 0) -> Views:
+        """The crops and flips of samples (M,) in an epoch; `salt` is STRONG for the second view."""
+        return choose_views(self.seed, epoch, index, self.padding, self.flip, salt)
+
+    def _augment_more(self, images: Tensor, epoch: int, index: Tensor, salt: int = 0) -> Tensor:
+        """What comes behind crop and flip: images (M, 3, H, W) uint8 of samples (M,) -> the same"""
         if self.aug:
-            images = auto_augment(images, self.seed, epoch, index)
-        return normalise(images, self._scale, self._shift)
+            images = auto_augment(images, self.seed, epoch, index, salt)
+        return rand_augment(images, self.seed, epoch, index) if salt else images
 
     def _pixels(self, index: Tensor) -> Tensor:
         """Images by number: (M,) where the images are -> (M, 3, H, W) uint8 on the device."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dataset.augment import draw, normalise, permutation, scale_and_shift
+from dataset.augment import STRONG, draw, normalise, permutation, scale_and_shift
 from dataset.base import Batch
 from dataset.folder import Files, cpu_count, open_image
 from dataset.loader import Loading, check_smallest_batch, rank_shares
@@ -47,7 +47,8 @@ class StreamLoader:
     """Batches of one split like those of `dataset.loader.Loader`, from files on disk.
 
     Training images are cropped at random (8 to 100 % of the area, Szegedy et al., Going Deeper with
-    Convolutions, CVPR 2015) and flipped; AutoAugment's policy is ImageNet's. Other images are
+    Convolutions, CVPR 2015) and flipped; AutoAugment's policy is ImageNet's. Their second, strong
+    view is another crop and flip with RandAugment(2, 10) behind them. Other images are
     resized and center-cropped. All choices follow from (seed, epoch, sample), whatever the number
     of workers.
 
@@ -70,6 +71,7 @@ class StreamLoader:
                 "remove the files it names"
             )
         self.split, self.training = split, split == "train"
+        self.strong = how.strong and self.training
         self.seed, self.skip = how.seed, data.skip_corrupt
         self.labels = torch.tensor(files.labels).to(how.device)  # (N,)
         self._batch_size = batch_size
@@ -80,7 +82,7 @@ class StreamLoader:
         self._sampler = BatchSampler(self._shares)
         self._corrupt: set[str] = set()
         self._batches = DataLoader(
-            ImageFiles(files.paths, data.image_size, self.training, how.seed, how.aug),
+            ImageFiles(files.paths, data.image_size, self.training, how),
             batch_sampler=self._sampler,
             num_workers=workers,
             collate_fn=partial(collate, size=data.image_size),
@@ -108,6 +110,7 @@ class StreamLoader:
             if len(index):
                 pixels = pixels.to(device, non_blocking=True)
                 images = normalise(pixels, self._scale, self._shift)
+                images = images.transpose(0, 1) if self.strong else images[:, 0]
                 yield Batch(images, self.labels[index], index)
         if skipped:
             print(f"{skipped} of {n} files are no images and were skipped", file=sys.stderr)
@@ -159,19 +162,22 @@ class Paths(Sequence[str]):
 
 
 class ImageFiles(Dataset):
-    """(epoch, index) -> the augmented image (3, S, S) uint8, or what is wrong with that file."""
+    """(epoch, index) -> V views of an image (V, 3, S, S) uint8, or what is wrong with that file."""
 
-    def __init__(self, paths: list[str], size: int, training: bool, seed: int, aug: bool):
+    def __init__(self, paths: list[str], size: int, training: bool, how: Loading):
         importlib.import_module("helper.vision")  # lets torchvision be imported; takes seconds
         v2 = importlib.import_module("torchvision.transforms.v2")
         self.shorter = 0 if training else round(size / CROP_RATIO)  # side, where all is scaled
         if training:
             transforms = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
-            transforms += [v2.AutoAugment()] if aug else []
+            transforms += [v2.AutoAugment()] if how.aug else []
         else:
             transforms = [v2.Resize(self.shorter), v2.CenterCrop(size)]
-        self.paths, self.seed = Paths(paths), seed
-        self.transform = v2.Compose([*transforms, v2.PILToTensor()])
+        self.paths, self.seed = Paths(paths), how.seed
+        self.transforms = {CROP: v2.Compose([*transforms, v2.PILToTensor()])}
+        if how.strong and training:
+            strong = [*transforms, v2.RandAugment(2, 10), v2.PILToTensor()]
+            self.transforms[CROP + STRONG] = v2.Compose(strong)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -182,21 +188,24 @@ class ImageFiles(Dataset):
             image = open_image(self.paths[index], self.shorter)
         except UserError as error:
             return str(error)
-        seed = draw(self.seed, epoch, CROP, torch.tensor([index])).item()
+        views = []
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the CPU's generator
-            torch.default_generator.manual_seed(seed)  # and the GPU's is that of the networks
-            return self.transform(image)
+            for purpose, transform in self.transforms.items():  # and the GPU's is the networks'
+                seed = draw(self.seed, epoch, purpose, torch.tensor([index])).item()
+                torch.default_generator.manual_seed(seed)
+                views.append(transform(image))
+        return torch.stack(views)
 
 
 def collate(items: list[Tensor | str], size: int) -> tuple[Tensor, Tensor, list[str]]:
-    """A batch of images (3, S, S) and problems -> images, which items are images, problems.
+    """A batch of images (V, 3, S, S) and problems -> images, which items are images, problems.
 
-    The images are (M, 3, S, S), M may be 0; the flags are (b,) bool with M of them true.
+    The images are (M, V, 3, S, S), M may be 0; the flags are (b,) bool with M of them true.
     """
     readable = torch.tensor([isinstance(item, Tensor) for item in items], dtype=torch.bool)
     images = [item for item in items if isinstance(item, Tensor)]
     problems = [item for item in items if isinstance(item, str)]
-    pixels = torch.stack(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8)
+    pixels = torch.stack(images) if images else torch.empty(0, 1, 3, size, size, dtype=torch.uint8)
     return pixels, readable, problems
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cli import parse
 from dataset import DATASETS
-from dataset.augment import draw
+from dataset.augment import STRONG, draw
 from dataset.folder import open_image
 from dataset.imagenet import MEAN, STD
 from dataset.loader import Loading
@@ -81,11 +81,15 @@ def test_held_out_images_are_shown_as_test_images_are(root):
 
 def test_crops_are_torchvisions_and_the_gpus_generator_is_left_alone(root, monkeypatch):
     data = load(root)
-    files = ImageFiles(data.train.paths, 32, training=True, seed=3, aug=True)
+    files = ImageFiles(data.train.paths, 32, True, Loading(3, aug=True, strong=True))
+    assert "RandAugment" in str(files.transforms[CROP + STRONG])
     expected = []
     for index, path in enumerate(data.train.paths):
-        torch.manual_seed(draw(3, 2, CROP, torch.tensor([index])).item())
-        expected.append(files.transform(open_image(path)))
+        views = []
+        for purpose in (CROP, CROP + STRONG):
+            torch.manual_seed(draw(3, 2, purpose, torch.tensor([index])).item())
+            views.append(files.transforms[purpose](open_image(path)))
+        expected.append(torch.stack(views))
     monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("seeds the GPU"))
     assert all(torch.equal(files[2, i], image) for i, image in enumerate(expected))
 
@@ -97,6 +101,19 @@ def test_auto_augment_changes_training_images_alone(root):
         for a, b, c in zip(plain, more, again, strict=True):
             assert torch.equal(a.images, b.images) == same
             assert torch.equal(b.images, c.images)
+
+
+def test_a_strong_view_is_read_beside_the_weak_one(root):
+    data = load(root)
+    plain, both, workers = (
+        batches(data, strong=strong, workers=n) for strong, n in ((False, 0), (True, 0), (True, 1))
+    )
+    for a, b, c in zip(plain, both, workers, strict=True):
+        assert torch.equal(a.images, b.views[0])
+        assert b.images.shape == (2, *a.images.shape)
+        assert not torch.equal(*b.views)
+        assert torch.equal(b.images, c.images)
+    assert len(batches(data, "test", strong=True)[0].views) == 1
 
 
 def test_processes_together_read_the_batches_of_one(root):

@@ -6,6 +6,7 @@ from PIL import Image
 
 from dataset.augment import (
     AUGMENTATION_VERSION,
+    STRONG,
     Views,
     choose_views,
     crop_and_flip,
@@ -19,6 +20,7 @@ from dataset.augment import (
 from dataset.autoaugment import auto_augment
 from dataset.base import DataSet, Split
 from dataset.loader import CHUNK_BYTES, Loader, Loading, group_sizes, rank_shares
+from dataset.randaugment import rand_augment
 from helper.errors import UserError
 from helper.vision import torchvision
 
@@ -157,6 +159,31 @@ def test_auto_augment_comes_behind_crop_and_flip(ranks):
     assert not torch.equal(shown, plain[0])
     tests = [epoch_of(Loader(data, "test", 40, Loading(1, aug=aug)), 2)[0] for aug in (True, False)]
     assert torch.equal(*tests)
+
+
+@pytest.mark.parametrize("aug", [False, True])
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_strong_view_is_another_crop_and_flip_with_randaugment_behind(ranks, aug):
+    data = make(301)
+    plain = epoch_of(Loader(data, "train", 40, Loading(1, aug=aug)), 2)
+    hows = [Loading(1, "cpu", rank, ranks, aug=aug, strong=True) for rank in range(ranks)]
+    loaders = [Loader(data, "train", 40, how) for how in hows]
+    for _ in range(2):  # an epoch is what it is, whatever came before
+        parts = zip(*(loader.batches(2) for loader in loaders))
+        weak, strong = torch.cat([part.images for batch in parts for part in batch], dim=1)
+    assert torch.equal(weak, plain[0])
+    views = choose_views(1, 2, plain[2], 2, True, STRONG)
+    assert not torch.equal(views.top, choose_views(1, 2, plain[2], 2, True).top)
+    images = data.train.images[plain[2]]
+    pixels = crop_and_flip(images, views, new_canvas(images, 301, 2))
+    pixels = auto_augment(pixels, 1, 2, plain[2], STRONG) if aug else pixels
+    scale, shift = scale_and_shift(data.mean, data.std, "cpu")
+    assert torch.equal(strong, normalise(rand_augment(pixels, 1, 2, plain[2]), scale, shift))
+    (batch, *_) = loaders[0].batches(2)
+    assert [x.shape for x in batch.views] == [batch.images.shape[1:]] * 2
+    test = Loader(data, "test", 40, Loading(1, strong=True))
+    assert torch.equal(epoch_of(test)[0], epoch_of(Loader(data, "test", 40, Loading(1)))[0])
+    assert len(next(test.batches()).views) == 1
 
 
 def test_a_training_batch_too_small_for_the_ranks():
