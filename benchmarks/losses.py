@@ -45,10 +45,14 @@ class Scene:
         images = torch.randn(BATCH, 3, 32, 32, device=device)
         with torch.no_grad():
             self.student, self.teacher = (net.features(images) for net in nets)
+            strong = [net.features(images.flip(3)) for net in nets]
         self.setup = Setup(self.student, self.teacher, *nets, self.labels)
         s = self.student
         for tensor in (s.stem, *s.stages, *s.preacts, s.last_map, s.pooled, s.logits):
             tensor.requires_grad_()
+        strong[0].logits.requires_grad_()
+        self.student = s.replace(strong=strong[0])
+        self.teacher = self.teacher.replace(strong=strong[1])
 
     def method(self, name: str, **options):
         return METHODS[name](METHODS[name].Options(**options), self.setup).to(self.device)
@@ -120,6 +124,17 @@ def of_pskd(scene):
         )
 
     return step
+
+
+def of_two_views(function) -> Callable[["Scene"], Step]:
+    """A form that is a function of both networks' logits on both views."""
+
+    def of(scene):
+        views = [x.logits for x in (scene.student, scene.teacher)]
+        views += [x.strong.logits for x in (scene.student, scene.teacher)]
+        return lambda: function(*views)
+
+    return of
 
 
 def of_hint(scene):
@@ -283,6 +298,8 @@ ROWS: dict[str, tuple[Callable[["Scene"], Step], Callable[["Scene"], Step]]] = {
     "wttm": (ours("wttm"), on_labels(forms.ttm.wttm)),
     "normkd": (ours("normkd"), on_labels(forms.normkd.normkd)),
     "ldrld": (ours("ldrld"), on_labels(forms.ldrld.ldrld)),
+    "mlkd, two views": (ours("mlkd", mlkd_strong=True), of_two_views(forms.mlkd.mlkd)),
+    "crld": (ours("crld"), of_two_views(forms.crld.crld)),
     "tfkd": (ours("tfkd"), of_tfkd),
     "pskd": (ours("pskd"), of_pskd),
     "wkd_logit": (ours("wkd_logit"), of_wkd_logit),

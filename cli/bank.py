@@ -38,6 +38,8 @@ def make_teacher(
     reads = rows_read(terms)
     if isinstance(train, StreamLoader):
         reads = "images that are read from disk have views without number"
+    if train.strong:
+        reads = "strongly augmented views are without number"
     if isinstance(reads, RowsRead) and not train.aug:
         key, widths = bank_key(trained, setting, train), reads.widths(shown)
         size = complete_size(key, widths)

@@ -47,6 +47,11 @@ class Choice:
         """Whether the method may train something before the student's own turn."""
         return self.method.first_stage is not Distiller.first_stage
 
+    def views_per_image(self, options: Resolved) -> int:
+        """Augmented views of an image that the objective reads."""
+        of_method = self.method.views_per_image(options.read(self.method.Options))
+        return of_method if options.beta or self.has_first_stage else 1
+
     def views_with_effect(self, weights: Any) -> list[str]:
         """Those that change a term of the objective; `weights` has `alpha` and `beta`."""
         of_method = self.views if self.on_logits else self.wrappers

@@ -70,6 +70,8 @@ def describe_objective(options: StudentResolved) -> str:
         text += f" with {of_features} on the teacher's features"
     if views and (options.alpha or choice.on_logits):
         text += f" on rows: {', '.join(views.values())}"
+    if choice.views_per_image(options) > 1:
+        text += ", on a weak and a strong view of each image"
     if options.warmup:
         text += f", {options.distill} grows over {options.warmup} epochs"
     if options.dot:

@@ -28,7 +28,7 @@ def make_parts(setting: Setting, trained: Trained | None) -> Parts:
     options = setting.options
     prepare(options.deterministic, setting.seed)  # so that the student starts as it would alone
     student = setting.network(options.model_s)
-    loaders = setting.loaders()
+    loaders = setting.loaders(strong=options.choice.views_per_image(options) > 1)
     network = trained and trained.network
     setup = method_setup(student, network, setting.data.image_size, loaders.train)
     kd, method = kd_and_method(options, setup)

@@ -81,10 +81,11 @@ class Setting:
         data = replace(self.data, test=self.data.train)
         yield from make_loader(data, "test", TEST_BATCH[device.type], how).batches()
 
-    def loaders(self) -> Loaders:
-        """The batches of every split."""
+    def loaders(self, strong: bool = False) -> Loaders:
+        """The batches of every split; with a `strong` view of each training image as well."""
         options, device = self.options, self.numerics.device
-        how = Loading(self.seed, device, rank(), world_size(), options.num_workers, options.aug)
+        aug, workers = options.aug, options.num_workers
+        how = Loading(self.seed, device, rank(), world_size(), workers, aug, strong)
         streamed = isinstance(self.data, StreamedSet)
         test_size = options.batch_size if streamed else TEST_BATCH[device.type]
         train = make_loader(self.data, "train", options.batch_size, how)

@@ -130,6 +130,15 @@ class Distiller(nn.Module):
         self.options, self.generator = options, setup.generator
         self.parts: dict[str, Tensor] = {}  # of the last loss, to be logged; detached scalars
 
+    @staticmethod
+    def views_per_image(options: Any) -> int:
+        """Augmented views of an image that its losses read: 1, or 2 for a weak and a strong one.
+
+        The features of the strong one are `student.strong` and `teacher.strong`; cross-entropy and
+        the KD term are then means of both. `options` are the method's.
+        """
+        return 1
+
     @property
     def teacher_mode(self) -> str:
         """Mode of the teacher's BatchNorm while the student trains: "eval" or "train".
@@ -214,9 +223,12 @@ class LogitDistiller(Distiller):
         losses = self.row_losses(rows, labels)
         return rows.weight.flatten().dot(losses.flatten()) / len(labels)
 
+    def rows(self, student: Features, teacher: Features, labels: Tensor) -> Rows:
+        """The rows of one view of the images, behind the chain of views."""
+        return apply_views(self.views, logit_rows(student, teacher), student, teacher, labels)
+
     def forward(self, student, teacher, batch):
-        rows = apply_views(self.views, logit_rows(student, teacher), student, teacher, batch.labels)
-        return self.loss(rows, batch.labels)
+        return self.loss(self.rows(student, teacher, batch.labels), batch.labels)
 
 
 def logit_rows(student: Features, teacher: Features) -> Rows:

@@ -136,7 +136,19 @@ class Distillation(Task):
         return self.teacher.begin_epoch(place)
 
     def features(self, batch: Batch) -> tuple[Features, Features | None]:
-        """Student's and teacher's features of the whole batch, in float32."""
+        """Student's and teacher's features of the whole batch, in float32.
+
+        Each view of the images is a pass of its own: BatchNorm sees one at a time.
+        """
+        passes = [self.run_view(batch._replace(images=images)) for images in batch.views]
+        (student, teacher), *strong = passes
+        for strong_s, strong_t in strong:
+            student = student.replace(strong=strong_s)
+            teacher = teacher and teacher.replace(strong=strong_t)
+        return student, teacher
+
+    def run_view(self, batch: Batch) -> tuple[Features, Features | None]:
+        """The same of a batch with one view of the images."""
         with self.numerics.autocast():
             own = self.run_student(self.numerics.images(batch.images, "student"))
         student = of_whole_batch(own, len(batch.labels), self.numerics)
@@ -147,9 +159,10 @@ class Distillation(Task):
         weights = term_weights(self.recipe, self.name, self.ramp if self.recipe.warmup else 1.0)
         terms = {}
         if "ce" in weights:
-            terms["ce"] = F.cross_entropy(student.logits, batch.labels)
+            terms["ce"] = mean(F.cross_entropy(s.logits, batch.labels) for s in student.views)
         if "kd" in weights:
-            terms["kd"] = self.kd(student, teacher, batch)
+            pairs = zip(student.views, teacher.views, strict=True)
+            terms["kd"] = mean(self.kd(s, t, batch) for s, t in pairs)
         if self.name in weights.keys() - {"ce", "kd"}:
             terms[self.name] = self.method(student, teacher, batch)
         for term, value in terms.items():
@@ -188,6 +201,12 @@ def term_weights(
 def sum_of(values: Iterable[Tensor]) -> Tensor:
     """Scalars -> their sum, without a 0 to begin with."""
     return functools.reduce(torch.add, values)
+
+
+def mean(losses: Iterable[Tensor]) -> Tensor:
+    """Of scalars, one or several."""
+    first, *others = losses
+    return torch.stack([first, *others]).mean() if others else first
 
 
 def weighted(term: Tensor, weight: float | Tensor) -> Tensor:

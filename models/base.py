@@ -30,6 +30,12 @@ class Features:
     pooled: Tensor  # (B, C), the input of the classifier
     logits: Tensor  # (B, K)
     head: nn.Module  # the classifier, (..., C) -> (..., K)
+    strong: "Features | None" = None  # of the strong view of the images, where there is one
+
+    @property
+    def views(self) -> tuple["Features", ...]:
+        """Of each view of the images: the weak, which these are, and the strong, where it is."""
+        return (self,) if self.strong is None else (self, self.strong)
 
     def region_logits(self, scales: tuple[int, ...], pooled_to: int = 0) -> Tensor:
         """Logits of every region of an s x s grid, row by row, for each s in `scales`: (R, B, K).

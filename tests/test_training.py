@@ -237,6 +237,21 @@ def test_a_term_without_weight_is_not_computed():
     assert set(task(batch).terms) == {"kd"}
 
 
+def test_two_views_are_two_passes_and_terms_are_means_of_both():
+    """BatchNorm sees one view after the other."""
+    task, seen = distillation().train(), []
+    task.recipe = Recipe(1.0, 1.0, 0)
+    task.student.bn1.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    (batch, *_) = Loader(fake(), "train", 16, Loading(strong=True)).batches(1)
+    both = task(batch)
+    assert seen == [16, 16]
+    weak, strong = (task(batch._replace(images=images)) for images in batch.views)
+    for name in ("ce", "kd"):
+        mean = (weak.terms[name] + strong.terms[name]) / 2
+        torch.testing.assert_close(both.terms[name], mean)
+    assert torch.equal(both.logits, weak.logits)  # accuracy is that of the weak view
+
+
 def test_warm_up_grows_the_methods_weight():
     task = distillation().eval()
     task.recipe = Recipe(0, 0, 2.0, warmup=4)

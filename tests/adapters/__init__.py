@@ -80,5 +80,11 @@ def only_logits(logits: Tensor) -> Features:
     return Features(None, (), (), None, None, logits, None)
 
 
+def two_views(case: Case, who: str) -> Features:
+    """Logits of a weak and a strong view of the same images: `logit_s_weak`, `logit_s_strong`."""
+    weak, strong = (only_logits(case[f"logit_{who}_{view}"]) for view in ("weak", "strong"))
+    return weak.replace(strong=strong)
+
+
 ADAPTERS.import_all(__name__, __path__)
 assert not ADAPTERS.broken, ADAPTERS.broken

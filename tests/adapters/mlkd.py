@@ -1,11 +1,13 @@
 import torch
 import torch.nn.functional as F
 
-from distiller_zoo.mlkd import EXTRA_TEMPERATURES, gram_difference, share_below_median
+from dataset.base import Batch
+from distiller_zoo.mlkd import EXTRA_TEMPERATURES, MLKD, gram_difference, share_below_median
 from distiller_zoo.rows import kl
 from distiller_zoo.views import z_score
 
-from . import ADAPTERS, Subject
+from . import ADAPTERS, Subject, bare_setup, two_views
+from .kd import STANDARDIZE
 
 
 def samples(s, t, T):
@@ -21,7 +23,7 @@ def classes(s, t, T):
 @ADAPTERS.register("mlkd")
 def mlkd(case):
     if case.hyper["piece"] == "full":
-        return Subject(lambda: full(case))
+        return full(case)
     piece = {"kd": kl, "cc": classes, "bc": samples}[case.hyper["piece"]]
     s, t = case["logit_s"], case["logit_t"]
     if case.hyper["logit_stand"]:
@@ -34,10 +36,22 @@ def mlkd(case):
 
 
 def full(case):
-    """Two augmentations of each image; the method has one view, which is taken for both.
+    """Cross-entropy, which the reference sums over the views, and the method on both views."""
+    h, labels = case.hyper, case["target"]
+    views = [STANDARDIZE] if h["logit_stand"] else []
+    method = MLKD(MLKD.Options(h["temperature"], mlkd_strong=True), bare_setup(*views))
+    student, teacher = two_views(case, "s"), two_views(case, "t")
 
-    The reference takes the weak one for the strong one at temperatures 2 and 6.
-    """
+    def call():
+        ce = sum(F.cross_entropy(view.logits, labels) for view in student.views)
+        loss = method(student, teacher, Batch(None, labels, None))
+        return {"loss": h["ce_weight"] * ce + h["kd_weight"] * loss, "loss_parts": parts(case)}
+
+    return Subject(call)
+
+
+def parts(case):
+    """The parts that the reference gives by name, of our pieces."""
     h, T = case.hyper, case.hyper["temperature"]
     weak, strong = ((case[f"logit_s_{v}"], case[f"logit_t_{v}"]) for v in ("weak", "strong"))
     ce = F.cross_entropy(weak[0], case["target"]) + F.cross_entropy(strong[0], case["target"])
@@ -52,5 +66,4 @@ def full(case):
     kd = sample_share * sum(kl(*weak, T).mean() for T in every)
     kd += sum(kl(*strong, T).mean() for T in (T, 3, 5)) + sum(kl(*weak, T).mean() for T in (2, 6))
     kd, cc, bc = (h["kd_weight"] * part for part in (kd, cc, bc))
-    parts = torch.stack([h["ce_weight"] * ce, kd, cc, bc])
-    return {"loss": parts.sum(), "loss_parts": parts}
+    return torch.stack([h["ce_weight"] * ce, kd, cc, bc])

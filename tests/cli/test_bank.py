@@ -23,7 +23,9 @@ ON_FEATURES = ["", "--tekap"]
 def served():
     """Every method that reads what a bank can have, behind views."""
     for name in METHODS:
-        if METHODS[name].reads <= NoisyTeacher.reads:
+        method = METHODS[name]
+        one_view = method.views_per_image(method.Options()) == 1
+        if method.has_teacher and one_view and method.reads <= NoisyTeacher.reads:
             of_logits = issubclass(METHODS[name], LogitDistiller)
             yield from ((name, views) for views in (ON_ROWS if of_logits else ON_FEATURES))
 
@@ -50,6 +52,19 @@ def measured(line: str) -> tuple[type, list[dict[str, float]]]:
     outputs = [task(batch) for batch in parts.loaders.train.batches(1)]
     found = [{**output.terms, "loss": output.loss} for output in outputs]
     return type(parts.teacher), [{k: v.item() for k, v in each.items()} for each in found]
+
+
+@pytest.mark.parametrize("flags", ["crld", "mlkd --mlkd_strong"])
+def test_a_strong_view_is_in_no_bank(flags, folder):
+    line = f"--distill {flags} {DATA} --path_t {folder}/t.pth --model_s resnet8"
+    options = parse_student(f"{line} --teacher_bank {folder}/none".split())
+    setting = make_setting(options, options.model_s)
+    parts = make_parts(setting, load_teacher(setting))
+    assert parts.bank.endswith("in every step: strongly augmented views are without number")
+    assert isinstance(parts.teacher, LiveTeacher)
+    assert parts.loaders.train.strong
+    options = parse_student(f"{line} -b 0 -a 1 --teacher_bank {folder}/bank".split())
+    assert options.choice.views_per_image(options) == 1  # nothing reads it
 
 
 @pytest.mark.parametrize(("name", "views"), list(served()))

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from benchmarks.literal import (
     catkd,
+    crld,
     dist,
     dkd,
     ega,
@@ -107,12 +108,21 @@ def on_catkd(case, h):
     return catkd.catkd(case["f_s"], case["f_t"], *heads, h["grid"], h["normalize"])
 
 
+def on_crld(case, h):
+    views = [case[f"logit_{who}_{view}"] for view in ("weak", "strong") for who in "st"]
+    how = ("temperature", "within_weight", "cross_weight", "threshold_weak", "threshold_strong")
+    loss = crld.crld(*views, *(h[name] for name in how))
+    hard = [F.cross_entropy(case[f"logit_s_{v}"], case["target"]) for v in ("weak", "strong")]
+    return h["ce_weight"] * sum(hard) + loss
+
+
 def logits(case):
     s, t = case["logit_s"], case["logit_t"]
     return (z_score(s), z_score(t)) if case.hyper.get("logit_stand") else (s, t)
 
 
 FORMS = {
+    "crld": on_crld,
     "dkd": on_dkd,
     "rld": on_rld,
     "nkd": on_nkd,

@@ -52,6 +52,7 @@ WIRING = {
     "catkd": of("last_map"),
     "correlation": of("pooled", trained=EMBEDDINGS),
     "crd": of("pooled", trained=EMBEDDINGS),
+    "crld": of("logits", "strong.logits"),
     "dcd": of("pooled", trained=(*EMBEDDINGS, "tau", "b")),
     "dist": of("logits"),
     "dkd": of("logits"),
@@ -105,10 +106,13 @@ class Scene:
         teacher, student = self.wiring.pair
         line = f"--distill {name} --model_s {student}"
         line += f" --model_t {teacher}" if METHODS[name].has_teacher else ""
+        line += " --crld_weak 0 --crld_strong 0" * (name == "crld")  # or nothing may be left
         line += " --nce_k 8" if "nce_k" in METHODS[name].Options.__dataclass_fields__ else ""
         self.options = parse.parse_student(line.split())
-        images = torch.randn(8, 3, 32, 32)
-        self.batch = Batch(images, torch.arange(8) % 4, torch.arange(8))
+        views = torch.randn(self.options.choice.views_per_image(self.options), 8, 3, 32, 32)
+        images = views[0]
+        shown = views if len(views) > 1 else images
+        self.batch = Batch(shown, torch.arange(8) % 4, torch.arange(8))
         networks = MODELS[student](10), MODELS[teacher](10)
         with torch.no_grad():
             shown = [network.eval().features(images[:2]) for network in networks]
@@ -155,6 +159,9 @@ def tensors_of(features):
 
     for name in ("stem", "last_map", "pooled", "logits"):
         yield name, replace(features, **{name: changed(getattr(features, name))})
+    if features.strong:
+        for name, strong in tensors_of(features.strong):
+            yield f"strong.{name}", replace(features, strong=strong)
     for name in ("stages", "preacts"):
         maps = getattr(features, name)
         for i, x in enumerate(maps):
@@ -185,7 +192,7 @@ def test_who_reads_which_features(name, first, scene):
     shown = [Watched(features) for features in scene.task.train().features(scene.batch)]
     scene.loss(shown, first)
     for watched, tensors in zip(shown, (expected.student, expected.teacher), strict=True):
-        names = {tensor.partition(".")[0] for tensor in tensors}
+        names = {tensor.removeprefix("strong.").partition(".")[0] for tensor in tensors}
         assert names <= watched.seen <= METHODS[name].reads
 
 

@@ -10,6 +10,9 @@ class Watched(Features):
 
     def __init__(self, own: Features):
         self.__dict__.update(own=own, seen=set())
+        if own.strong:
+            self.__dict__["strong"] = Watched(own.strong)
+            self.strong.__dict__["seen"] = self.seen
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.own, name)

@@ -43,6 +43,7 @@ LINES = (
     "--distill hint --dot 0.05 --clip_grad 1",
     "--distill crd --tekap --nce_k 12 --warmup 3",
     "--distill rrd --nce_k 12 --rrd_memory momentum --warmup 3",
+    "--distill mlkd --mlkd_strong",
 )
 
 
@@ -85,7 +86,8 @@ class Case:
         numerics = Numerics(torch.device(self.device), self.amp)
         options = parse_student(self.line.split())
         data = DATASETS["fake"].load(DATASETS["fake"].Options(fake_size=19, image_size=16))
-        train = Loader(data, "train", 8, Loading(1, numerics.device))
+        strong = options.choice.views_per_image(options) > 1
+        train = Loader(data, "train", 8, Loading(1, numerics.device, strong=strong))
         student, network = (MODELS["resnet8"](len(data.classes)) for _ in range(2))
         kd, method = kd_and_method(options, method_setup(student, network, 16, train))
         teacher = LiveTeacher(network, numerics)
