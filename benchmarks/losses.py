@@ -293,6 +293,10 @@ ROWS: dict[str, tuple[Callable[["Scene"], Step], Callable[["Scene"], Step]]] = {
     "dkd": (ours("dkd"), on_labels(forms.dkd.dkd)),
     "rld": (ours("rld"), on_labels(forms.rld.rld)),
     "nkd": (ours("nkd"), on_labels(forms.nkd.nkd)),
+    "kd, ab": (
+        ours("kd", divergence="ab", ab_alpha=0.8, ab_beta=0.3),
+        on_labels(forms.abkd.abkd),
+    ),
     "dist": (ours("dist"), on_labels(forms.dist.dist)),
     "ttm": (ours("ttm"), on_labels(forms.ttm.ttm)),
     "wttm": (ours("wttm"), on_labels(forms.ttm.wttm)),

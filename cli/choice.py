@@ -105,6 +105,11 @@ def check_objective(options: StudentResolved) -> None:
     if typed := [name for name in idle if options.origin[name] == "typed"]:
         why = {"warmup": "its weight is 0; -b sets it", "init_epochs": "it has no first stage"}
         raise UserError(f"--{typed[0]} has no meaning for {name} here: {why[typed[0]]}")
+    if useless := sorted(typed_in_vain(options)):
+        raise UserError(
+            f"--{useless[0]} changes nothing here: what it is of has no weight; -a gives one to "
+            f"KD, -b to {name}"
+        )
     if options.beta and options.warmup > options.epochs:
         warnings.warn(
             f"the weight of {name} grows over {options.warmup} epochs and the run has "
@@ -150,6 +155,13 @@ def check_dot(options: Resolved) -> None:
         raise UserError(
             "--dot takes two gradients a step, and --amp fp16 scales one: give --amp bf16"
         )
+
+
+def typed_in_vain(options: StudentResolved) -> set[str]:
+    """Typed options of terms without a weight; older ones are let pass, as they always were."""
+    of_terms = (f for part in options.choice.parts for f in fields(part.Options))
+    newer = {f.name for f in of_terms if f.metadata["added"] and options.origin[f.name] == "typed"}
+    return newer & options.choice.without_effect(options)
 
 
 def check_wrappers(name: str, choice: Choice) -> None:

@@ -104,8 +104,10 @@ def resolve_student(
     student = typed.get("model_s", entry.student or StudentOptions.model_s)
     dataset = typed.get("dataset", DataOptions.dataset)
     names = {network: name for name, network in entry.networks.items()}  # as papers call them
-    networks = (names.get(network, network) for network in (teacher, student))
+    networks = [names.get(network, network) for network in (teacher, student)]
     pair = method.pair_defaults(*networks, choice.views, dataset)
+    own = known_of(method, {**pair, **typed})
+    pair = {**pair, **method.option_defaults(own, *networks, choice.views)}
     pair, left_out = ({}, bool(pair)) if typed.get("no_pair_defaults") else (pair, False)
     data = data_layer({**pair, **typed}, "model_s")
     if recipe.warmup and entry.warmup is not None:
@@ -135,9 +137,7 @@ def view_defaults(
 
     UserError where the command line says two things.
     """
-    known = {**pair, **typed}
-    own = {f.name: known[f.name] for f in fields(view.Options) if f.name in known}
-    defaults = view.defaults(resolve([view.Options], ("typed", own)).read(view.Options), method)
+    defaults = view.defaults(known_of(view, {**pair, **typed}), method)
     for option_name, (flag, value) in defaults.items():
         if flag in typed and typed.get(option_name, value) != value:
             raise UserError(
@@ -145,6 +145,12 @@ def view_defaults(
                 "thing to different values: give one of them"
             )
     return defaults
+
+
+def known_of(entry: type[View] | type[Distiller], known: Typed) -> Any:
+    """Options of a method or a view, of which some values are known."""
+    own = {f.name: known[f.name] for f in fields(entry.Options) if f.name in known}
+    return resolve([entry.Options], ("typed", own)).read(entry.Options)
 
 
 def with_usual(make: Callable[[Typed], Resolved], typed: Typed) -> Resolved:

@@ -178,6 +178,13 @@ class Distiller(nn.Module):
         """
         return {}
 
+    @staticmethod
+    def option_defaults(
+        options: Any, teacher: str, student: str, views: Collection[str]
+    ) -> dict[str, Any]:
+        """What the paper set otherwise with these options of the method, likewise."""
+        return {}
+
     def first_stage(self, student: Classifier) -> Iterable[nn.Parameter]:
         """What a stage before the student's own would train. Nothing: there is no such stage."""
         return ()

@@ -3,8 +3,9 @@ from dataclasses import dataclass
 from helper.options import not_negative, option, positive_number
 
 from . import METHODS
+from .abkd import DivergenceOptions, divergence_of
 from .base import LogitDistiller, Recipe
-from .rows import check_class_count, decoupled_log_probs, kl_from_log_probs
+from .rows import check_class_count, decoupled_log_probs, kl_from_log_probs, mask_class
 
 # Tables are keyed by (teacher, student). Weight of the other-classes term where it is not 8
 # (published configurations).
@@ -53,7 +54,7 @@ class DKD(LogitDistiller):
     KD is the sum of a target term (TCKD), on the probabilities of the target against all other
     classes, and an other-classes term (NCKD), on the probabilities among the others. DKD weighs
     each by itself. Both are KL(teacher || student) at temperature T, times T^2, mean over the
-    batch.
+    batch. `--divergence ab` changes that of the other classes (ABKD).
 
     Raises ValueError where there are fewer than three classes.
     Reference: megvii-research/mdistiller, mdistiller/distillers/DKD.py.
@@ -63,7 +64,7 @@ class DKD(LogitDistiller):
     one_temperature = True
 
     @dataclass(frozen=True)
-    class Options:
+    class Options(DivergenceOptions):
         kd_T: float = option(4.0, "temperature of both softmaxes", parse=positive_number)
         dkd_target: float = option(1.0, "weight of the target term", parse=not_negative)
         dkd_others: float = option(8.0, "weight of the other-classes term", parse=not_negative)
@@ -71,6 +72,7 @@ class DKD(LogitDistiller):
     def __init__(self, options, setup):
         super().__init__(options, setup)
         check_class_count(setup.student.logits.shape[1])
+        self.divergence = divergence_of(options)
 
     @staticmethod
     def pair_defaults(teacher, student, views, data):
@@ -90,5 +92,6 @@ class DKD(LogitDistiller):
         o = self.options
         s, t = student / o.kd_T, teacher / o.kd_T  # split after the temperature, as published
         log_p, log_q = decoupled_log_probs(s, labels), decoupled_log_probs(t, labels)
-        target, others = map(kl_from_log_probs, log_p, log_q)
+        target = kl_from_log_probs(log_p[0], log_q[0])
+        others = self.divergence(*(mask_class(x[1], labels) for x in (log_p, log_q)))
         return o.kd_T**2 * (o.dkd_target * target + o.dkd_others * others)

@@ -1,10 +1,12 @@
 from dataclasses import dataclass
 
+import torch.nn.functional as F
+
 from helper.options import option, positive_number
 
 from . import METHODS
+from .abkd import DivergenceOptions, divergence_of
 from .base import LogitDistiller, Recipe
-from .rows import kl
 
 # (teacher, student) -> base temperature and weight under logit standardization, where they are not
 # 2 and 9 (Sun et al.,
@@ -32,6 +34,8 @@ class KD(LogitDistiller):
     KL(teacher || student) of the probabilities at temperature T, summed over the classes, mean over
     the batch, times T^2. It is the `-a` term of every other method as well.
 
+    With `--divergence ab` it is ABKD: that divergence in the place of KL, not times T^2 but where
+    logits are standardised, and the weights 1, 32.
     Reference: HobbitLong/RepDistiller, distiller_zoo/KD.py.
     """
 
@@ -39,8 +43,12 @@ class KD(LogitDistiller):
     one_temperature = True
 
     @dataclass(frozen=True)
-    class Options:
+    class Options(DivergenceOptions):
         kd_T: float = option(4.0, "temperature of both softmaxes", parse=positive_number)
+
+    def __init__(self, options, setup):
+        super().__init__(options, setup)
+        self.divergence = divergence_of(options)
 
     @staticmethod
     def pair_defaults(teacher, student, views, data):
@@ -53,6 +61,25 @@ class KD(LogitDistiller):
         base_temp, kd_weight = STANDARDIZED[pair]
         return {"base_temp": base_temp, "kd_weight": kd_weight}
 
+    @staticmethod
+    def option_defaults(options, teacher, student, views):
+        """ABKD's published settings; those of logit standardization have its weights."""
+        if options.divergence == "kl":
+            return {}
+        weights = {} if "logit_stand" in views else {"gamma": 1.0, "alpha": 32.0}
+        if (teacher, student) != ("resnet56", "resnet20"):
+            return weights
+        return {**weights, "ab_alpha": 0.9 if "logit_stand" in views else 0.8, "ab_beta": 0.3}
+
     def per_row(self, student, teacher, labels):
         """(M, K), (M, K), (M,) -> (M,)"""
-        return kl(student, teacher, self.options.kd_T)
+        T = self.options.kd_T
+        log_p, log_q = (F.log_softmax(x / T, dim=1) for x in (student, teacher))
+        return T**2 * self.divergence(log_p, log_q)
+
+    def row_losses(self, rows, labels):
+        losses = super().row_losses(rows, labels)
+        standardised = rows.unscaled is not None
+        if self.options.divergence == "kl" or standardised:
+            return losses
+        return losses / self.options.kd_T**2  # as published

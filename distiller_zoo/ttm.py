@@ -6,8 +6,8 @@ from torch import Tensor
 from helper.options import option, positive_number
 
 from . import METHODS
+from .abkd import DivergenceOptions, divergence_of
 from .base import LogitDistiller, Recipe
-from .rows import kl_from_log_probs
 
 
 @METHODS.register("ttm")
@@ -19,24 +19,34 @@ class TTM(LogitDistiller):
     none, and there is no factor T^2.
 
     l and the weight are those of vgg13 -> vgg8, the one pair whose setting the authors' repository
-    prints; the weight of wrn_40_2 -> wrn_40_1 is that of ghwang-s/abkd.
+    prints; the weight of wrn_40_2 -> wrn_40_1 is that of ghwang-s/abkd, and so are the powers of
+    `--divergence ab` there.
     Reference: zkxufo/TTM, distiller_zoo/ttm.py.
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=45.0)
 
     @dataclass(frozen=True)
-    class Options:
+    class Options(DivergenceOptions):
         ttm_l: float = option(0.1, "power of the teacher's probabilities", parse=positive_number)
+
+    def __init__(self, options, setup):
+        super().__init__(options, setup)
+        self.divergence = divergence_of(options)
 
     @staticmethod
     def pair_defaults(teacher, student, views, data):
         return {"beta": 76.0} if (teacher, student) == ("wrn_40_2", "wrn_40_1") else {}
 
+    @staticmethod
+    def option_defaults(options, teacher, student, views):
+        here = options.divergence == "ab" and (teacher, student) == ("wrn_40_2", "wrn_40_1")
+        return {"ab_alpha": 0.5, "ab_beta": 0.6} if here else {}
+
     def per_row(self, student, teacher, labels):
         """(M, K), (M, K), (M,) -> (M,)"""
         log_q, _ = power_transform(teacher, self.options.ttm_l)
-        return kl_from_log_probs(F.log_softmax(student, dim=1), log_q)
+        return self.divergence(F.log_softmax(student, dim=1), log_q)
 
 
 def power_transform(logits: Tensor, power: float) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ import pytest
 import torch.nn.functional as F
 
 from benchmarks.literal import (
+    abkd,
     catkd,
     crld,
     dist,
@@ -69,6 +70,11 @@ def on_itrd(case, h):
     return shared + itrd.correlation(mapped, t, h["alpha_it"])
 
 
+def on_abkd(case, h):
+    factor = h["temperature"] ** 2 if h["logit_stand"] else 1
+    return factor * abkd.abkd(*logits(case), None, h["alpha"], h["beta"], h["temperature"])
+
+
 def on_dist(case, h):
     return dist.dist(*logits(case), None, h["beta"], h["gamma"], h["temperature"])
 
@@ -121,6 +127,11 @@ def logits(case):
     return (z_score(s), z_score(t)) if case.hyper.get("logit_stand") else (s, t)
 
 
+def has_plain_form(h):
+    """Of the alpha-beta divergence: no limit, and no other method around it."""
+    return h["base"] == "kd" and h["alpha"] * h["beta"] > 0
+
+
 FORMS = {
     "crld": on_crld,
     "dkd": on_dkd,
@@ -130,6 +141,7 @@ FORMS = {
     "mlkd": on_mlkd,
     "ega": on_ega,
     "itrd": on_itrd,
+    "abkd": on_abkd,
     "dist": on_dist,
     "ttm": on_ttm,
     "wttm": on_wttm,
@@ -140,6 +152,7 @@ FORMS = {
     "catkd": on_catkd,
 }
 CASES = [e for e in index()["cases"] if e["method"] in FORMS and e["hyper"].get("reduce", True)]
+CASES = [e for e in CASES if e["method"] != "abkd" or has_plain_form(e["hyper"])]
 
 
 @pytest.mark.parametrize("entry", CASES, ids=lambda e: f"{e['method']}-{e['case']}")
