@@ -35,7 +35,8 @@ OF_FOUR_CLASSES = {"ldrld": "--ldrld_k 2"}
 ANOTHER_WAY = [
     "kd --aug", "kd --clip_grad 0.1", "crd --mode relax --nce_k 8",
     "rrd --rrd_memory momentum --nce_k 8 --tekap",
-    "kd --divergence ab", "rrd --enqueue after", "icd --fixed_tau", "ofd --ofd_teacher eval", "nkd --nkd_keep_target",
+    "kd --divergence ab",
+    "rrd --enqueue after", "icd --fixed_tau", "ofd --ofd_teacher eval", "nkd --nkd_keep_target",
     "reviewkd --review_preacts", "hint --hint_layer 0",
 ]  # fmt: skip
 RECORDER = SimpleNamespace(log_step=lambda *_: None)
