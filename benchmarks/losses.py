@@ -198,6 +198,16 @@ def of_crd(scene):
     return step
 
 
+def of_crd_queue(scene):
+    method = scene.method("crd", crd_memory="queue")
+
+    def step():
+        z_s, z_t = method.embed_s(scene.student.pooled), method.embed_t(scene.teacher.pooled)
+        return forms.crd.queue(z_s, z_t, method.queue.bank, method.options.nce_t)
+
+    return step
+
+
 def of_rrd_queue(scene):
     method, o = scene.method("rrd"), scene.method("rrd").options
 
@@ -287,6 +297,7 @@ ROWS: dict[str, tuple[Callable[["Scene"], Step], Callable[["Scene"], Step]]] = {
     "correlation": (ours("correlation"), of_correlation),
     "pkt": (ours("pkt"), literal(pooled, forms.pkt.pkt)),
     "icd": (ours("icd"), of_icd),
+    "crd, queue": (ours("crd", crd_memory="queue"), of_crd_queue),
     "rrd, queue": (ours("rrd"), of_rrd_queue),
     "ofd": (ours("ofd"), of_ofd),
     "reviewkd": (ours("reviewkd"), of_reviewkd),

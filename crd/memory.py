@@ -179,3 +179,21 @@ class Negatives(nn.Module):
     def rand(self, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1)."""
         return torch.rand(shape, generator=self.generator, device=self.by_class.device)
+
+
+class Queue(nn.Module):
+    """First-in-first-out queue of `length` vectors of `dim` dimensions, at first random units."""
+
+    def __init__(self, length: int, dim: int):
+        super().__init__()
+        self.register_buffer("bank", F.normalize(torch.randn(length, dim), dim=1))
+        self.register_buffer("next", torch.tensor(0))  # place of the next vector
+
+    @torch.no_grad()
+    def enqueue(self, z: Tensor) -> None:
+        """Add vectors (B, D), overwriting the oldest; of more than fit the last ones stay."""
+        length = len(self.bank)
+        skipped = max(0, len(z) - length)
+        place = (self.next + torch.arange(skipped, len(z), device=z.device)) % length
+        self.bank[place] = z[skipped:].to(self.bank.dtype)
+        self.next.copy_((self.next + len(z)) % length)

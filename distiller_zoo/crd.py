@@ -2,10 +2,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log, log1p
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crd.memory import Memory, MemoryOptions, Negatives
+from crd.memory import Memory, MemoryOptions, Negatives, Queue, similarity
 from helper.options import option
 from models.base import Features
 
@@ -27,8 +28,13 @@ class CRD(Distiller):
     exponential moving averages of the vectors. Sum over the candidates, mean over the batch, sum of
     both directions.
 
-    Raises ValueError where all samples are of one class.
-    Reference: HobbitLong/RepDistiller, crd/criterion.py and crd/memory.py.
+    `--crd_memory queue` is what the code of ICD and RRD calls CRD: InfoNCE of the student's vectors
+    alone. Softmax cross-entropy at temperature nce_t; the positive is the teacher's vector of the
+    same sample, with a gradient to both embeddings, the negatives are the teacher's last nce_k
+    vectors, with those of this batch among them.
+
+    Raises ValueError where all samples are of one class, or a queue has no use for an option.
+    Reference: HobbitLong/RepDistiller, crd/criterion.py and crd/memory.py; giakoumoglou/distillers.
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=0.8)
@@ -42,6 +48,13 @@ class CRD(Distiller):
             "--mode",
             choices=("exact", "relax"),
         )
+        crd_memory: str = option(
+            "momentum",
+            "where negatives come from: memories of all samples (momentum), or the teacher's last "
+            "vectors, with InfoNCE (queue)",
+            choices=("momentum", "queue"),
+            added=True,
+        )
 
     @staticmethod
     def pair_defaults(teacher, student, views, data):
@@ -51,9 +64,14 @@ class CRD(Distiller):
     def __init__(self, options, setup):
         super().__init__(options, setup)
         dim, labels = options.feat_dim, setup.labels
-        self.negatives = Negatives(labels, options.nce_k, setup.generator)
         self.embed_s = Embedding(setup.student.pooled.shape[1], dim)
         self.embed_t = Embedding(setup.teacher.pooled.shape[1], dim)
+        if options.crd_memory == "queue":
+            if options.crd_mode == "relax":
+                raise ValueError("in a queue no sample has a class: --mode relax needs memories")
+            self.queue = Queue(options.nce_k, dim)
+            return
+        self.negatives = Negatives(labels, options.nce_k, setup.generator)
         self.memory_s = Memory(len(labels), dim, options.nce_t, options.nce_m)
         self.memory_t = Memory(len(labels), dim, options.nce_t, options.nce_m)
 
@@ -73,8 +91,10 @@ class CRD(Distiller):
         All share the candidates. The student's direction does not depend on the version: it is
         computed once, before the memories are updated. They are updated once for each version.
         """
-        index = self.candidates(batch)
         z_s = self.embed_s(student.pooled)  # (B, D)
+        if self.options.crd_memory == "queue":
+            return sum(self.queue_loss(z_s, self.embed_t(teacher.pooled)) for teacher in teachers)
+        index = self.candidates(batch)
         loss = len(teachers) * self.memory_t.loss(z_s, index, self.nce_loss)
         for teacher in teachers:
             z_t = self.embed_t(teacher.pooled)  # (B, D)
@@ -82,6 +102,15 @@ class CRD(Distiller):
             self.memory_s.update(batch.index, z_s)
             self.memory_t.update(batch.index, z_t)
         return loss
+
+    def queue_loss(self, z_s: Tensor, z_t: Tensor) -> Tensor:
+        """(B, D), (B, D) -> scalar. The batch enters the queue first."""
+        self.queue.enqueue(z_t)
+        positive = (z_s * z_t).sum(dim=1, keepdim=True)  # (B, 1)
+        # A copy: the queue may move on before `backward`.
+        candidates = torch.cat([positive, similarity(z_s, self.queue.bank.clone())], dim=1)
+        log_p = F.log_softmax(candidates / self.options.nce_t, dim=1)  # (B, 1 + k)
+        return -log_p[:, 0].mean()
 
     def nce_loss(self, log_score: Tensor) -> Tensor:
         """Log-scores log p, the positive's first: (B, 1 + k) -> scalar, mean over B.

@@ -1,10 +1,9 @@
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from crd.memory import Memory, MemoryOptions, Negatives, bank_loss, similarity
+from crd.memory import Memory, MemoryOptions, Negatives, Queue, bank_loss, similarity
 from helper.options import option, positive_number
 
 from . import METHODS
@@ -102,21 +101,3 @@ class RRD(Distiller):
 def clamped_exp(log_score: Tensor) -> Tensor:
     """exp, at most exp(60), which only an nce_t below 0.03 can reach: (B, C) -> (B, C)"""
     return log_score.clamp(max=60).exp()
-
-
-class Queue(nn.Module):
-    """First-in-first-out queue of `length` vectors of `dim` dimensions, at first random units."""
-
-    def __init__(self, length: int, dim: int):
-        super().__init__()
-        self.register_buffer("bank", F.normalize(torch.randn(length, dim), dim=1))
-        self.register_buffer("next", torch.tensor(0))  # place of the next vector
-
-    @torch.no_grad()
-    def enqueue(self, z: Tensor) -> None:
-        """Add vectors (B, D), overwriting the oldest; of more than fit the last ones stay."""
-        length = len(self.bank)
-        skipped = max(0, len(z) - length)
-        place = (self.next + torch.arange(skipped, len(z), device=z.device)) % length
-        self.bank[place] = z[skipped:].to(self.bank.dtype)
-        self.next.copy_((self.next + len(z)) % length)

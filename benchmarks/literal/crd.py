@@ -50,3 +50,12 @@ def other_samples(labels):
 def negatives(others, of, k):
     """Samples of other classes, labels (B,) of a batch -> (B, k), a permutation each."""
     return np.stack([np.random.permutation(others[c])[:k] for c in of])  # noqa: NPY002
+
+
+def queue(z_s, z_t, bank, nce_t):
+    """InfoNCE against a queue that the batch has entered: (B, D), (B, D), (k, D) -> scalar."""
+    losses = []
+    for s, t in zip(z_s, z_t):
+        similarities = torch.cat([(s @ t)[None], bank @ s])
+        losses.append(-torch.log(torch.softmax(similarities / nce_t, dim=0)[0]))
+    return torch.stack(losses).mean()

@@ -163,3 +163,38 @@ def test_one_class_alone_is_refused():
     features = only_pooled(torch.zeros(2, 5)), only_pooled(torch.zeros(2, 7))
     with pytest.raises(ValueError, match="at least two"):
         CRD(CRD.Options(), Setup(*features, None, None, torch.zeros(9, dtype=torch.long)))
+
+
+def queue_loss(method, f_s, f_t):
+    return method(only_pooled(f_s), only_pooled(f_t), BATCH)
+
+
+def test_a_queue_gives_infonce_as_it_is_written():
+    method, f_s, f_t = made(crd_memory="queue", nce_k=20)
+    for _ in range(4):  # 24 vectors: the queue begins anew
+        z_s, z_t = method.embed_s(f_s), method.embed_t(f_t)
+        loss = queue_loss(method, f_s, f_t)
+        bank = method.queue.bank
+        torch.testing.assert_close(loss, literal.queue(z_s, z_t, bank, method.options.nce_t))
+    loss.backward()
+    assert all(p.grad.abs().sum() > 0 for p in method.parameters())
+
+
+def test_a_positive_among_equal_negatives():
+    """All similarities equal: the positive is one of 1 + k, its likelihood 1 / (1 + k)."""
+    method, f_s, _ = made(crd_memory="queue", nce_k=B)
+    equal = torch.ones(B, 7).double()  # the batch is all of the queue
+    assert queue_loss(method, f_s, equal).item() == pytest.approx(log(1 + B))
+
+
+def test_noisy_teachers_enter_the_queue_one_after_the_other():
+    method, f_s, f_t = made(crd_memory="queue", nce_k=20)
+    teachers = [only_pooled(f_t), only_pooled(f_t + 1)]
+    method.of_teachers(only_pooled(f_s), teachers, BATCH).backward()
+    assert method.queue.next == 2 * B
+    assert f_s.grad.isfinite().all()
+
+
+def test_a_queue_knows_no_classes():
+    with pytest.raises(ValueError, match="--mode relax needs memories"):
+        made(crd_memory="queue", crd_mode="relax")

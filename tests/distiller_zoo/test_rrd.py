@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.literal import rrd as literal
+from crd.memory import Queue
 from dataset.base import Batch
 from distiller_zoo.base import Setup
-from distiller_zoo.rrd import RRD, Queue
+from distiller_zoo.rrd import RRD
 from tests.adapters import Case, index
 from tests.adapters.crd import only_pooled
 from tests.adapters.rrd import rrd_of

@@ -44,6 +44,7 @@ LINES = (
     "--distill crd --tekap --nce_k 12 --warmup 3",
     "--distill rrd --nce_k 12 --rrd_memory momentum --warmup 3",
     "--distill mlkd --mlkd_strong",
+    "--distill crd --nce_k 12 --crd_memory queue --warmup 3",
 )
 
 

@@ -34,6 +34,7 @@ ON = {"sdd": "--sdd 1,2", "tekap": "--tekap", "logit_stand": "--logit_stand"}
 OF_FOUR_CLASSES = {"ldrld": "--ldrld_k 2"}
 ANOTHER_WAY = [
     "kd --aug", "kd --clip_grad 0.1", "crd --mode relax --nce_k 8",
+    "crd --crd_memory queue --nce_k 8 --tekap",
     "rrd --rrd_memory momentum --nce_k 8 --tekap",
     "kd --divergence ab",
     "rrd --enqueue after", "icd --fixed_tau", "ofd --ofd_teacher eval", "nkd --nkd_keep_target",
