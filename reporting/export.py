@@ -14,7 +14,7 @@ from runs.table import Spread, escaped, in_cell, spread
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "→": r"$\rightarrow$", "±": r"$\pm$",
+    "→": r"$\rightarrow$", "±": r"$\pm$", "≥": r"$\geq$",
 }  # fmt: skip
 WORDS = {
     "aug": lambda on: "AutoAugment" if on else "standard augmentation",
@@ -35,7 +35,7 @@ ORDER = (
 # Values that go without saying.
 USUAL = {
     "train_fraction": 1, "fraction_seed": 0, "processes": 1, "lr_decay_rate": 0.1, "clip_grad": 0,
-    "val_fraction": 0,
+    "val_fraction": 0, "val_seed": 0,
 }  # fmt: skip
 
 
@@ -89,8 +89,8 @@ def verdict(difference: Difference | None) -> str:
     if not difference.half:
         return "no spread: no claim"
     needed = difference.trials_needed
-    more = f", this takes about {needed}" if needed else ""
-    return f"not significant; {difference.n} trials show {difference.half:.2f} or more{more}"
+    more = f"; about {needed} would show this" if needed else ""
+    return f"not significant; {difference.n} trials show ≥ {difference.half:.2f}{more}"
 
 
 # ---- LaTeX

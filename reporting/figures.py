@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from cli.plan import ALONE
 from reporting.measure import BINS, Looks, calibration_error
 from reporting.table import Cell, Column, Difference, Table
+from runs.logs import accuracy, measured_on
 from runs.table import Spread, spread
 
 WIDTH = 10.8  # inches
@@ -152,13 +153,13 @@ def heat_map(axis: Axes, values: np.ndarray, text: np.ndarray | None = None, **h
 
 
 def curves(cells: Sequence[Cell], colours: Colours, teacher: float | None) -> Figure:
-    """Test accuracy by epoch, mean and deviation over the trials: all of it, and its end."""
+    """Accuracy by epoch, mean and deviation over the trials: all of it, and its end."""
     figure = Figure(figsize=(WIDTH, legend_height(len(cells) + 1)))
     whole, end = figure.subplots(1, 2, width_ratios=(3, 2))
     ordered = sorted(cells, key=lambda cell: -cell.last.mean)
     lowest, highest = [], []
     for cell in ordered:
-        values = [[e["test_acc"] for e in trial.history] for trial in cell.trials if trial.history]
+        values = [list(map(accuracy, trial.history)) for trial in cell.trials if trial.history]
         if not values:
             continue
         values = np.array([line[: min(map(len, values))] for line in values])
@@ -169,10 +170,10 @@ def curves(cells: Sequence[Cell], colours: Colours, teacher: float | None) -> Fi
             axis.fill_between(epochs, mean - band, mean + band, color=colour, alpha=0.15, lw=0)
             axis.plot(epochs, mean, color=colour, ls=colours.line(cell.label), lw=1.6,
                       label=cell.label, gid=f"m-{cell.label}")  # fmt: skip
-        late = slice(int(0.75 * len(mean)), None)
+        late = slice(max(0, min(int(0.75 * len(mean)), len(mean) - 2)), None)
         lowest.append((mean - band)[late].min())
         highest.append((mean + band)[late].max())
-        end.set_xlim(epochs[late][0], epochs[-1])
+        end.set_xlim(epochs[late][0], max(epochs[-1], 2))
     for axis in (whole, end):
         if teacher is not None:
             axis.axhline(teacher, color=INK, lw=1, ls=(0, (4, 3)), label="teacher")
@@ -181,12 +182,18 @@ def curves(cells: Sequence[Cell], colours: Colours, teacher: float | None) -> Fi
         top = max([*highest, *([teacher] if teacher is not None else [])])
         room = 0.05 * (top - min(lowest)) or 1
         end.set_ylim(min(lowest) - room, top + room)
-    whole.set_ylabel("test accuracy in %")
+    whole.set_ylabel(f"{measured_split(cells)} accuracy in %")
     whole.set_title("all epochs")
     end.set_title("the last quarter")
     whole.margins(x=0.01)
     figure.legend(handles=end.get_legend_handles_labels()[0], loc="outside right center")
     return figure
+
+
+def measured_split(cells: Sequence[Cell]) -> str:
+    """What the epochs of a column were measured on."""
+    epochs = (trial.history[-1] for cell in cells for trial in cell.trials if trial.history)
+    return {"val": "held-out"}.get(name := measured_on(next(epochs, {})), name)
 
 
 def forest(cells: Sequence[Cell], baseline: str, colours: Colours) -> Figure:

@@ -172,7 +172,7 @@ def looks_of(network: Network) -> Arrays:
     hit = out.logits.argmax(dim=1) == out.labels
     correlation = torch.nan_to_num(torch.corrcoef(out.logits.T.double()))
     return {
-        "accuracy": np.array(100 * hit.double().mean()),
+        "accuracy": (100 * hit.double().mean()).numpy(),
         "hits": out.labels[hit].bincount(minlength=classes).numpy(),
         "images": out.labels.bincount(minlength=classes).numpy(),
         "bins": confidence_bins(out.logits, out.labels).numpy(),
@@ -207,7 +207,7 @@ def fidelity(student: Network, teacher: Network) -> Arrays:
     same = ours.argmax(dim=1) == theirs.argmax(dim=1)
     log_q, log_p = ours.log_softmax(dim=1), theirs.log_softmax(dim=1)
     kl = (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
-    return {"agreement": np.array(100 * same.double().mean()), "kl": np.array(kl)}
+    return {"agreement": (100 * same.double().mean()).numpy(), "kl": kl.numpy()}
 
 
 def embedding(network: Network) -> Arrays:

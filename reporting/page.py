@@ -107,9 +107,18 @@ def write_page(
         shared=shared,
         runs=runs_of(table),
         counted=count_claims(table),
+        chosen=chosen_on(table),
         alone=ALONE,
         colours=figures.Colours(table.labels),
     )
+
+
+def chosen_on(table: Table) -> str:
+    """On which images the best epochs were chosen."""
+    held_out = ["val_fraction" in dict(column.protocol) for column in table.columns]
+    if any(held_out) and not all(held_out):
+        return "held-out training images where the column says so, else on the test set"
+    return "held-out training images" if any(held_out) else "the test set"
 
 
 def mean_ranks(table: Table) -> dict[str, float]:

@@ -214,7 +214,7 @@ def draw_column(
         )  # fmt: skip
     if any(trial.history for cell in cells for trial in cell.trials):
         pen.draw(
-            "curves", "Learning curves", "Test accuracy, mean and deviation over the trials.",
+            "curves", "Learning curves", "Accuracy by epoch, mean and deviation over the trials.",
             figures.curves(cells, colours, accuracy),
         )  # fmt: skip
     here = {

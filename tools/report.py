@@ -66,7 +66,7 @@ def import_report():
         from reporting.report import write_report
     except ModuleNotFoundError as error:
         raise UserError(
-            f"a report needs {error.name}: pip install -r requirements-report.txt"
+            f"a report needs {error.name}: sh scripts/setup.sh requirements-report.txt installs it"
         ) from None
     return write_report
 

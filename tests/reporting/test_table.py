@@ -1,0 +1,176 @@
+"""reporting/table.py and export.py: what shares a cell, what rows are called, what files say."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from cli.published import Published
+from helper.errors import UserError
+from reporting.export import csv_of, latex, latex_table, markdown_of, protocol_words, verdict
+from reporting.statistics import Difference
+from reporting.table import make_table
+from runs.collect import read_runs, run_folders
+from tests.scripts.test_compare import change, new
+
+KD = {"gamma": 0.1, "alpha": 0.9, "beta": 0}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Runs that were put into tmp_path -> their table."""
+
+    def made(jobs=(), known=(), baseline=""):
+        notes = []
+        runs = read_runs(run_folders([str(tmp_path)], notes), notes)
+        assert not notes
+        return make_table(runs, jobs, known, baseline)
+
+    return made
+
+
+def put(path, last, trial=1, typed=(), **others):
+    """A student whose `typed` flags were typed."""
+    new(path / f"run_{len(list(path.iterdir()))}", last, last + 1, trial, **{**KD, **others})
+    change(
+        path / f"run_{len(list(path.iterdir())) - 1}",
+        origin=dict.fromkeys(typed, "typed"),
+        classes=["a", "b"],
+    )
+
+
+def alone(path, last, trial=1, **others):
+    """A student without a teacher."""
+    put(path, last, trial, teacher={"sha256": ""}, **others)
+    file = path / f"run_{len(list(path.iterdir())) - 1}" / "run.json"
+    summary = json.loads(file.read_text())
+    summary["experiment"]["kind"] = "teacher"
+    del summary["teacher"]
+    file.write_text(json.dumps(summary))
+
+
+def test_trials_share_a_cell_and_another_protocol_never_does(tmp_path, made):
+    put(tmp_path, 70.0, 1)
+    put(tmp_path, 72.0, 2)
+    put(tmp_path, 90.0, 1, aug=True)
+    put(tmp_path, 91.0, 1, epochs=40)
+    put(tmp_path, 92.0, 1, val_fraction=0.1)
+    table = made()
+    assert [table.cells["kd", c].n for c in table.columns] == [2, 1, 1, 1]
+    own = [protocol_words(table.own(column)) for column in table.columns]
+    assert len(set(own)) == 4
+    assert "40 epochs" in own[2]
+    assert "0.1 of the training images held out" in own[3]
+    cell = table.cells["kd", table.columns[0]]
+    assert (cell.last.mean, cell.best.mean) == (71, 72)
+    assert cell.last.std == pytest.approx(2**0.5)
+
+
+def test_rows_are_called_by_what_was_typed_of_the_method(tmp_path, made):
+    put(tmp_path, 70.0, typed=["epochs", "trial"])
+    put(tmp_path, 71.0, typed=["alpha", "kd_T", "batch_size"], kd_T=8, alpha=1)
+    put(tmp_path, 72.0, typed=["logit_stand"], logit_stand=True)
+    assert set(made().labels) == {"kd", "kd -a 1 --kd_T 8", "kd --logit_stand"}
+
+
+def test_different_runs_of_one_name_are_told_apart(tmp_path, made):
+    put(tmp_path, 70.0)
+    put(tmp_path, 71.0, kd_T=8)
+    table = made()
+    assert len(table.labels) == 2
+    assert all(label.startswith("kd #") for label in table.labels)
+    assert len(table.notes) == 2
+
+
+def test_the_student_alone_stands_beside_every_teacher_of_it(tmp_path, made):
+    other = {"model": "resnet56", "sha256": "b" * 64}
+    for trial in (1, 2):
+        put(tmp_path, 70.0 + trial, trial)
+        put(tmp_path, 75.0 + 2 * trial, trial, teacher=other)
+        alone(tmp_path, 60.0, trial)
+    table = made()
+    assert [column.pair for column in table.columns] == [
+        "resnet32x4 → resnet8",
+        "resnet56 → resnet8",
+    ]
+    gains = [table.cells["kd", column].over_alone.mean for column in table.columns]
+    assert gains == [11.5, 18]
+    assert [table.cells["alone", c].rank for c in table.columns] == [2, 2]
+
+
+def test_kd_is_the_baseline_or_what_is_named(tmp_path, made):
+    put(tmp_path, 70.0)
+    put(tmp_path, 71.0, typed=["logit_stand"], logit_stand=True)
+    put(tmp_path, 73.0, distill="dkd")
+    table = made()
+    column = table.columns[0]
+    assert table.baseline == "kd"
+    assert table.cells["dkd", column].over_baseline == Difference(3, None, 1)
+    assert made(baseline="dkd").cells["kd", column].over_baseline.mean == -3
+    with pytest.raises(UserError, match="--baseline x is none of the rows: kd"):
+        made(baseline="x")
+
+
+def test_one_trial_has_no_rank_and_no_claim(tmp_path, made):
+    put(tmp_path, 70.0)
+    put(tmp_path, 90.0, distill="dkd")
+    table = made()
+    cell = table.cells["dkd", table.columns[0]]
+    assert (cell.rank, cell.half) == (None, None)
+    assert verdict(cell.over_baseline) == "one trial: no claim"
+    assert r"\textbf" not in latex_table(table)
+
+
+def test_what_n_trials_can_show_is_said():
+    assert verdict(Difference(2.0, 1.0, 3)) == "better"
+    assert verdict(Difference(-2.0, 1.0, 3)) == "worse"
+    assert verdict(Difference(0.5, 4.302653 / 3**0.5, 3)) == (
+        "not significant; 3 trials show ≥ 2.48; about 18 would show this"
+    )
+
+
+def test_a_published_number_stands_beside_its_run_alone(tmp_path, made, monkeypatch):
+    entry = Published("fake", "resnet8", "kd", 73.3, "240 epochs", "a paper", "resnet32x4")
+    monkeypatch.setattr(Published, "is_of", lambda self, run: run.options["distill"] == "kd")
+    put(tmp_path, 70.0)
+    put(tmp_path, 71.0, distill="dkd")
+    table = made(known=[entry])
+    lines = markdown_of(table).splitlines()
+    assert any("73.30 (-3.30), a paper (240 epochs" in line for line in lines if "| kd " in line)
+    assert any("nothing published" in line for line in lines if line.startswith("| dkd"))
+
+
+def test_csv_has_the_numbers_of_run_json(tmp_path, made):
+    put(tmp_path, 70.123456789, 1)
+    put(tmp_path, 71.5, 2)
+    (line,) = csv.DictReader(io.StringIO(csv_of(made(), {})))
+    assert float(line["last_mean"]) == (70.123456789 + 71.5) / 2
+    assert float(line["best_mean"]) == (71.123456789 + 72.5) / 2
+    assert (line["seeds"], line["trials"]) == ("1 2", "2")
+    assert line["published"] == ""
+
+
+def test_latex_has_no_character_of_its_own():
+    assert latex("a_b & 50% #1 {x} --y") == r"a\_b \& 50\% \#1 \{x\} -{}-y"
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex")
+def test_latex_compiles(tmp_path, made):
+    (tmp_path / "runs").mkdir()
+    for trial in (1, 2):
+        put(tmp_path / "runs", 70.0 + trial, trial, typed=["logit_stand"], logit_stand=True)
+        alone(tmp_path / "runs", 60.0, trial)
+    table = latex_table(made())
+    assert r"\textbf{71.50} $\pm$ 0.71" in table
+    (tmp_path / "a.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
+        + table
+        + "\\end{document}\n"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "a.pdf").stat().st_size > 0
