@@ -24,12 +24,20 @@ ACROSS = 6  # panels in a row, at most
 # Two themes share a picture: the page turns these into its own, see reporting/page.py.
 INK, MUTED, LINE, PAPER = "#1c2024", "#6a737d", "#dfe2e6", "#fefefe"
 GREY = "#8b929a"
-# Told apart with any colour vision as far as so many can be, on white and on black.
+# Seen on white and on black; past ten methods paler, past twenty dotted.
 COLOURS = (
     "#3b82c4", "#e08a1e", "#2a9d76", "#c55a9d", "#d1495b", "#7c6fd0", "#8a9a2f", "#2fa8b8",
     "#a9714b", "#5f7fa3",
 )  # fmt: skip
-LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
+PALER = (
+    "#86b9e6", "#eeb466", "#74c9a9", "#e3a0c8", "#ea8f98", "#b3a9ec", "#b5c364", "#7fcfdb",
+    "#cfa37f", "#9db5cf",
+)  # fmt: skip
+LOOKS = (
+    *(("-", colour) for colour in COLOURS),
+    *(((0, (5, 1.5)), colour) for colour in PALER),
+    *(((0, (1.5, 1.2)), colour) for colour in COLOURS),
+)
 MARKERS = "osD^vPX*<>hp"
 SHARE = "viridis"  # colour map of shares
 # Of differences: none of them is no colour, on white and on black.
@@ -94,8 +102,7 @@ class Colours:
 
     def __init__(self, labels: Sequence[str]):
         methods = [label for label in labels if label != ALONE]
-        looks = itertools.product(LINES, COLOURS)
-        self._looks = dict(zip(methods, itertools.cycle(looks)))
+        self._looks = dict(zip(methods, itertools.cycle(LOOKS)))
 
     def of(self, label: str) -> str:
         return GREY if label == ALONE else self._looks[label][1]
@@ -145,7 +152,7 @@ def heat_map(axis: Axes, values: np.ndarray, text: np.ndarray | None = None, **h
         light = np.dot(colour, (0.299, 0.587, 0.114)) > 0.55
         on_colour = "#000000" if light else "#ffffff"
         axis.text(*reversed(place), word, ha="center", va="center", fontsize=8,
-                  color=on_colour if alpha > 0.5 else INK)  # fmt: skip
+                  color=on_colour if alpha > 0.72 else INK)  # fmt: skip
     return image
 
 
