@@ -37,7 +37,7 @@ def train_student(argv):
     objective = describe_objective(options)
     memories = describe_memories(task, options.save_freq)
     notes = [describe_pair(options), memories, parts.bank]
-    print_heading(setting, folder, parts.student, objective, notes)
+    print_heading(setting, folder, task.student, objective, notes)
     facts = {
         "objective": objective,
         "terms": term_weights(options, options.distill, warm_up(options, options.epochs)),

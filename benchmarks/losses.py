@@ -94,6 +94,10 @@ def stem_and_stages(features):
     return [features.stem, *features.stages]
 
 
+def last_map(features):
+    return features.last_map
+
+
 def last_stage(features):
     return features.stages[-1:]
 
@@ -317,6 +321,7 @@ ROWS: dict[str, tuple[Callable[["Scene"], Step], Callable[["Scene"], Step]]] = {
     "crld": (ours("crld"), of_two_views(forms.crld.crld)),
     "tfkd": (ours("tfkd"), of_tfkd),
     "pskd": (ours("pskd"), of_pskd),
+    "simkd": (ours("simkd"), literal(last_map, forms.hint.hint)),
     "wkd_logit": (ours("wkd_logit"), of_wkd_logit),
     "wkd_feature, grid 4": (ours("wkd_feature", wkd_grid=4), of_wkd_feature),
     "skd": (ours("skd"), on_labels(forms.skd.skd)),

@@ -146,7 +146,7 @@ def run_facts(setting: Setting, student: Classifier) -> dict[str, Any]:
     options, schedule = setting.options, setting.schedule
     return {
         "parameters": count_parameters(student),
-        "data": data_facts(setting),
+        "data": {**data_facts(setting), **deployed_as(setting, student)},
         "images": image_counts(setting),
         "best_on": "val" if setting.data.val else "test",
         "seed": setting.seed,
@@ -156,6 +156,12 @@ def run_facts(setting: Setting, student: Classifier) -> dict[str, Any]:
         "options": dict(options.values),
         "origin": dict(options.origin),
     }
+
+
+def deployed_as(setting: Setting, network: Classifier) -> dict[str, str]:
+    """What a checkpoint is said to be of, where the method made another network of the student."""
+    student = setting.data.networks.get(setting.model, setting.model)
+    return {} if network.name == student else {"model_name": network.name}
 
 
 def data_facts(setting: Setting) -> dict[str, Any]:

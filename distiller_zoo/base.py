@@ -160,6 +160,13 @@ class Distiller(nn.Module):
         What a loss reads of it is kept in a buffer, so that a captured step sees it change.
         """
 
+    def deployed(self, student: Classifier, teacher: Classifier) -> Classifier:
+        """The network that is trained, evaluated and kept: the student, or what is made of it.
+
+        Its features are those that losses are given. `models.any.build` makes it of its `name`.
+        """
+        return student
+
     def forward(self, student: Features, teacher: Features | None, batch: Batch) -> Tensor:
         """Features of one batch -> scalar."""
         raise NotImplementedError

@@ -46,6 +46,9 @@ class NoisyTeacher(Distiller):
     def teacher_mode(self):
         return self.method.teacher_mode
 
+    def deployed(self, student, teacher):
+        return self.method.deployed(student, teacher)
+
     def prepare(self, teacher, images):
         self.method.prepare(teacher, images)
 

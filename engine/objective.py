@@ -113,6 +113,8 @@ class Distillation(Task):
         name: str,
         recipe: Recipe,
     ):
+        if recipe.beta:
+            student = method.deployed(student, teacher.network)
         super().__init__(student, teacher.numerics)
         self.teacher = teacher
         if recipe.beta and method.teacher_mode == "train":

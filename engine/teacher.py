@@ -70,6 +70,8 @@ class Teacher(nn.Module):
 class NoTeacher(Teacher):
     """Stands in the place of a teacher for methods that have none."""
 
+    network = None
+
     def __init__(self, numerics: Numerics):
         nn.Module.__init__(self)
         self.numerics = numerics

@@ -17,6 +17,7 @@ from helper.errors import UserError
 
 from . import MODELS
 from .base import Classifier, Features
+from .projected import PREFIX, Projected, parts_of
 
 ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
@@ -34,15 +35,36 @@ def build(name: str, num_classes: int, image_size: int = 32) -> Classifier:
     Raises UserError for an unknown name, a package that is not installed and a network that is no
     classifier.
     """
+    network = make(name, num_classes, image_size)
+    network.name = name
+    return network
+
+
+def make(name: str, num_classes: int, image_size: int) -> Classifier:
+    """As `build`, of a network that does not know its name."""
     if ":" not in name:
         try:
             return MODELS[name](num_classes)
         except UserError as error:
             raise UserError(f"{error}; or {ELSEWHERE}") from None
+    if name.startswith(PREFIX):
+        return projected(name, num_classes, image_size)
     source, _, rest = name.partition(":")
     makers = {"torchvision": from_torchvision, "timm": from_timm}
     network = makers.get(source, from_module)(name, rest, num_classes)
     return Wrapped(network, name, num_classes, image_size)
+
+
+def projected(name: str, num_classes: int, image_size: int) -> Classifier:
+    """`projected:NAME,CxHxW,FACTOR`, as `Projected` calls itself."""
+    inner, shape, factor = parts_of(name)
+    network = build(inner, num_classes, image_size).eval()
+    weight = next(network.parameters())
+    with torch.no_grad():
+        last_map = network.features(weight.new_zeros(2, 3, image_size, image_size)).last_map
+    if last_map is None:
+        raise UserError(f"{name}: the classifier of {inner} does not read the mean of a map")
+    return Projected(network, last_map.shape[1], shape, factor, num_classes).train()
 
 
 def check_name(name: str) -> None:
@@ -53,6 +75,8 @@ def check_name(name: str) -> None:
             MODELS[name]
         except UserError as error:
             raise UserError(f"{error}; or {ELSEWHERE}") from None
+    elif name.startswith(PREFIX):
+        check_name(parts_of(name)[0])
     elif source == "torchvision":
         check_torchvision(name, rest)
     elif source == "timm":
@@ -66,6 +90,8 @@ def source_of(name: str) -> Any:
     source, _, rest = name.partition(":")
     if ":" not in name:
         return maker_of(name) if name in MODELS else None
+    if name.startswith(PREFIX):
+        return source_of(parts_of(name)[0])
     return None if source in ("torchvision", "timm") else import_function(name, rest)
 
 
@@ -77,6 +103,7 @@ def maker_of(name: str) -> type[Classifier]:
 
 def learning_rate(name: str) -> float:
     """What the recipe starts the network called `name` at."""
+    name = parts_of(name)[0] if name.startswith(PREFIX) else name
     return (maker_of(name) if name in MODELS else Classifier).learning_rate
 
 

@@ -81,6 +81,7 @@ def region_means(
 class Classifier(nn.Module):
     """Base of all networks: a subclass builds its layers and implements `features`."""
 
+    name = ""  # what `models.any.build` made it of
     learning_rate = 0.05  # of the training recipe for this network
     head_name = "fc"  # attribute with the classifier; published checkpoints differ in it
     not_features: tuple[str, ...] = ()  # other modules after the last stage, see feature_parameters

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from helper.errors import UserError
 from helper.files import sha256, write_whole
 from models import MODELS
+from models.projected import PREFIX
 from runs.forms import Form, are_channels, are_options, are_texts, is_count, is_text, wrong_in
 
 # What RepDistiller-format files hold beside tensors and plain containers.
@@ -269,7 +270,8 @@ def network_of(path: str | Path, flag: str) -> str:
     """
     if not (name := model_name(path)):
         raise UserError(f"{path} does not say which network it is of: give its name with {flag}")
-    if ":" in name and not name.startswith(INSTALLED):
+    inner = name.removeprefix(PREFIX)
+    if ":" in inner and not inner.startswith(INSTALLED):
         raise UserError(
             f"{path} says that it is of {name}, a function of somebody's module, which a file "
             f"cannot have run: {flag} {name} where it is yours"

@@ -130,7 +130,7 @@ def test_reads_what_it_declares_and_nothing_else(name, nets, setup, batch):
 
 READS_MAPS = [
     "abound", "attention", "catkd", "factor", "fsp", "hint", "kdsvd", "nst", "ofd", "reviewkd",
-    "similarity", "vid", "wkd_feature",
+    "similarity", "vid", "simkd", "wkd_feature",
 ]  # fmt: skip
 
 

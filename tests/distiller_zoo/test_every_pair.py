@@ -1,5 +1,7 @@
 """Every method on every pair of networks in the field's tables: it works, or refuses in words."""
 
+import copy
+
 import pytest
 import torch
 
@@ -53,6 +55,9 @@ def test_works_or_says_why_not(name, pair):
         assert refusal.count("(") >= 2, f"both shapes are to be shown: {refusal}"
         return
     batch = Batch(None, labels[:4], torch.arange(4))
+    own = copy.deepcopy(student)
+    if (deployed := method.deployed(own, teacher)) is not own:
+        shown_s = deployed.eval().features(torch.randn(4, 3, 32, 32))
     shown = leaves(shown_s)
     if METHODS[name].views_per_image(METHODS[name].Options()) > 1:  # the same view twice
         shown, shown_t = shown.replace(strong=shown), shown_t.replace(strong=shown_t)

@@ -87,6 +87,7 @@ WIRING = {
     "ttm": of("logits"),
     "tfkd": Wiring({"logits"}, set()),
     "vid": of(*STAGES, trained=("likelihoods",)),
+    "simkd": of("last_map"),
     "wkd_feature": of("last_map", trained=("projector",)),
     "wkd_logit": of("logits"),
     "wsld": of("logits"),
@@ -205,7 +206,7 @@ def test_what_has_a_gradient_and_what_is_in_the_optimizer(name, first, scene):
     task(scene.batch).loss.backward()
     names = {p: key for key, p in scene.task.named_parameters()}  # teacher's included
 
-    student = {key for key, _ in scene.task.student.named_parameters()}
+    student = {key for key, p in scene.task.student.named_parameters() if p.requires_grad}
     student = {f"student.{key}" for key in student if expected.student_is_trained}
     if first:  # the classifier is behind the last stage
         student = {key for key in student if not key.startswith("student.fc.")}

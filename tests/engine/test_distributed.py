@@ -38,6 +38,7 @@ METHODS = {
     "crd, dot": "--distill crd --nce_k 12 -a 1 --dot 0.05 --clip_grad 2",
     "dkd, ctkd": "--distill dkd --ctkd",
     "crld": "--distill crld --crld_weak 0.3 -a 1",
+    "simkd": "--distill simkd",
     "kd, banked": "--distill kd --sdd 1,2 --teacher_bank {folder}/bank",
     "crd, banked": "--distill crd --nce_k 12 --trial 2 --teacher_bank {folder}/bank",
 }
