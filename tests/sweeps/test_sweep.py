@@ -23,7 +23,7 @@ pairs: [resnet14 resnet8]
 methods:
   KD: kd
   KD8: kd --kd_T 8
-  DKD: dkd
+  DKD: dkd --warmup 1
   killed twice: pkt
   worker killed: rkd
   wrong: vid
