@@ -435,15 +435,15 @@ def reliability(looks: Mapping[str, Sequence[Looks]], colours: Colours) -> Figur
                      color="none", edgecolor=MUTED, lw=0.6, hatch="/////", alpha=0.7)  # fmt: skip
             axis.plot((0, 1), (0, 1), color=INK, lw=0.8, ls=(0, (4, 3)))
             axis.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-            axis.text(0.04, 0.93, f"ECE {calibration_error(bins):.2f} %", va="top", fontsize=8)
 
         return draw
 
     panels = {}
     for name, each in looks.items():
         colour = INK if name == TEACHER else colours.of(name)
-        panels[name] = panel(sum(look.alone["bins"] for look in each), colour)
-    figure = small_multiples(panels, sharex=True, sharey=True)
+        bins = sum(look.alone["bins"] for look in each)
+        panels[f"{name}\nECE {calibration_error(bins):.2f} %"] = panel(bins, colour)
+    figure = small_multiples(panels, title=2, sharex=True, sharey=True)
     figure.supxlabel("confidence", fontsize=9)
     figure.supylabel("accuracy", fontsize=9)
     return figure

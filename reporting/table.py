@@ -317,8 +317,9 @@ def find_baseline(cells: Sequence[Cell], named: str) -> str:
         if named not in labels:
             raise UserError(f"--baseline {named} is none of the rows: {', '.join(labels)}")
         return named
-    plain = [cell.label for cell in cells if is_plain_kd(cell.trials[0].run)]
-    return min(plain, key=len, default="")
+    plain = [cell for cell in cells if is_plain_kd(cell.trials[0].run)]
+    plain.sort(key=lambda cell: len(fragment(cell.trials[0])))  # the fewest flags first
+    return plain[0].label if plain else ""
 
 
 def is_plain_kd(run: Result) -> bool:

@@ -114,6 +114,12 @@ def test_kd_is_the_baseline_or_what_is_named(tmp_path, made):
         made(baseline="x")
 
 
+def test_kd_with_the_fewest_flags_is_the_baseline(tmp_path, made):
+    put(tmp_path, 71.0, typed=["kd_T"], kd_T=8)
+    put(tmp_path, 70.0)
+    assert made().baseline == "kd"
+
+
 def test_one_trial_has_no_rank_and_no_claim(tmp_path, made):
     put(tmp_path, 70.0)
     put(tmp_path, 90.0, distill="dkd")
