@@ -173,10 +173,9 @@ def curves(cells: Sequence[Cell], colours: Colours, teacher: float | None) -> Fi
         epochs, mean = np.arange(1, values.shape[1] + 1), values.mean(axis=0)
         band = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(mean)
         for axis in (whole, end):
-            colour = colours.of(cell.label)
-            axis.fill_between(epochs, mean - band, mean + band, color=colour, alpha=0.15, lw=0)
-            axis.plot(epochs, mean, color=colour, ls=colours.line(cell.label), lw=1.6,
-                      label=cell.label, gid=f"m-{cell.label}")  # fmt: skip
+            own = {"color": colours.of(cell.label), "gid": f"m-{cell.label}"}
+            axis.fill_between(epochs, mean - band, mean + band, alpha=0.15, lw=0, **own)
+            axis.plot(epochs, mean, ls=colours.line(cell.label), lw=1.6, label=cell.label, **own)
         late = slice(max(0, min(int(0.75 * len(mean)), len(mean) - 2)), None)
         lowest.append((mean - band)[late].min())
         highest.append((mean + band)[late].max())
