@@ -45,7 +45,7 @@ from engine.meter import Meter
 from engine.objective import Distillation
 from engine.recipe import Schedule
 from engine.stage import main_stage
-from engine.teacher import BankedTeacher, LiveTeacher, rows_read
+from engine.teacher import BankedTeacher, LiveTeacher, NoTeacher, rows_read
 from helper.options import Resolved
 from models.base import Classifier, Features
 from runs import checkpoint
@@ -63,7 +63,7 @@ class Parts(NamedTuple):
     options: Resolved
     numerics: Numerics
     student: Classifier
-    teacher: Classifier
+    teacher: Classifier | None  # for methods that have one
     kd: Distiller
     method: Distiller
     train: Loader
@@ -79,8 +79,11 @@ def make_parts(line: str, numerics: Numerics, images: int) -> Parts:
     options = parse_student(shlex.split(line))
     source = DATASETS["fake"]
     data = source.load(source.Options(fake_size=images, fake_classes=CLASSES))
-    train = Loader(data, "train", options.batch_size, Loading(device=numerics.device))
-    networks = [make_network(name, data) for name in (options.model_s, options.model_t)]
+    strong = options.choice.views_per_image(options) > 1
+    how = Loading(device=numerics.device, strong=strong)
+    train = Loader(data, "train", options.batch_size, how)
+    names = options.model_s, options.model_t
+    networks = [make_network(name, data) if name else None for name in names]
     kd, method = kd_and_method(options, method_setup(*networks, data.image_size, train))
     return Parts(options, numerics, *networks, kd, method, train)
 
@@ -158,7 +161,8 @@ LITERAL = {
 
 
 def live(parts: Parts) -> Way:
-    return ours(parts, LiveTeacher(parts.teacher, parts.numerics))
+    network, numerics = parts.teacher, parts.numerics
+    return ours(parts, LiveTeacher(network, numerics) if network else NoTeacher(numerics))
 
 
 def banked(parts: Parts) -> Way:

@@ -57,7 +57,8 @@ def counted(function: Callable[[], object]) -> Counter[str]:
 
 def parts_of(name: str, pair: Sequence[str]) -> gpu.Parts:
     """What `--distill name` trains, with the method's own weights."""
-    line = f"--distill {name} --model_t {pair[0]} --model_s {pair[1]} --dataset fake --beta 1"
+    line = f"--distill {name} --model_s {pair[1]} --dataset fake --beta 1"
+    line += f" --model_t {pair[0]}" if METHODS[name].has_teacher else ""
     line += f" --batch_size {BATCH}"
     if name == "kd":
         line = line.replace("--beta 1", "")
@@ -70,7 +71,8 @@ def steps_of(name: str, pair: Sequence[str]) -> dict[str, Counter[str]]:
     """Operations of a step with the live teacher and, where the method reads rows, a bank."""
     parts = parts_of(name, pair)
     found = {"live": of_step(gpu.live(parts))}
-    if isinstance(rows_read([parts.method]), RowsRead):
+    in_bank = parts.teacher and not parts.train.strong
+    if in_bank and isinstance(rows_read([parts.method]), RowsRead):
         found["banked"] = of_step(gpu.banked(parts_of(name, pair)))
     return found
 
