@@ -9,12 +9,12 @@ from cli.flags import StudentOptions
 from distiller_zoo import METHODS, VIEWS, option_names
 from distiller_zoo.base import Distiller, LogitDistiller, View
 from helper.errors import UserError
-from helper.options import Resolved
+from helper.options import Resolved, words_in
 from models.base import Features
 
 OF_TEACHER = (  # flags that have a meaning only where there is one
-    "path_t", "model_t", "any_teacher", "mean_t", "std_t", "teacher_bank", "bank_type",
-    "bank_batch", "bank_limit",
+    "path_t", "model_t", "teacher_weights", "any_teacher", "mean_t", "std_t", "teacher_bank",
+    "bank_type", "bank_batch", "bank_limit",
 )  # fmt: skip
 
 
@@ -93,6 +93,7 @@ def check_objective(options: StudentResolved) -> None:
     name, choice = options.distill, options.choice
     if not choice.method.has_teacher:
         check_no_teacher(options)
+    check_several_teachers(options)
     if choice.method is METHODS["kd"] and options.beta:
         raise UserError("--distill kd is the -a term already: give its weight with -a, and -b 0")
     if bool(options.mean_t) != bool(options.std_t):
@@ -162,6 +163,29 @@ def typed_in_vain(options: StudentResolved) -> set[str]:
     of_terms = (f for part in options.choice.parts for f in fields(part.Options))
     newer = {f.name for f in of_terms if f.metadata["added"] and options.origin[f.name] == "typed"}
     return newer & options.choice.without_effect(options)
+
+
+def check_several_teachers(options: StudentResolved) -> None:
+    """UserError where several teachers do not fit one another, or what is read of them."""
+    method = options.choice.method
+    names, paths = words_in(options.model_t), words_in(options.path_t)
+    if paths and len(names) != len(paths):
+        raise UserError(f"--path_t has {len(paths)} teachers and --model_t {len(names)}: as many")
+    weights = len(options.teacher_weights)
+    if len(names) < 2:
+        if options.origin["teacher_weights"] == "typed":
+            raise UserError("--teacher_weights are of several teachers: give --path_t A B")
+        return
+    if weights and weights != len(names):
+        raise UserError(f"--teacher_weights has {weights} numbers for {len(names)} teachers")
+    prepares = method.prepare is not Distiller.prepare
+    beside_logits = in_order(method.reads - {"logits"}) if method.reads else "what it does not say"
+    beside_logits = beside_logits or ("last_map" if prepares else "")
+    if beside_logits and (options.beta or options.choice.has_first_stage):
+        raise UserError(
+            f"{options.distill} reads {beside_logits} of a teacher, and of several there are only "
+            "logits, the mean of all: choose a method on logits, or one teacher"
+        )
 
 
 def check_wrappers(name: str, choice: Choice) -> None:

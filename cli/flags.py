@@ -16,6 +16,7 @@ from helper.options import (
     seed,
     share,
     share_below_1,
+    shares,
 )
 from models import MODELS
 
@@ -100,8 +101,16 @@ class EvalOptions:
 class StudentOptions:
     distill: str = option("kd", f"method, one of {', '.join(METHODS)}")
     model_s: str = option("resnet8", f"student: a name, {ELSEWHERE}")
-    model_t: str = option("", "teacher (default: what --path_t says, else resnet32x4)")
-    path_t: str = option("", "checkpoint of the teacher (default: the published one, fetched)")
+    model_t: str | tuple[str, ...] = option(
+        "", "teacher, or several (default: what --path_t says, else resnet32x4)", several=True
+    )
+    path_t: str | tuple[str, ...] = option(
+        "", "its checkpoint, or one of each (default: the published ones, fetched)", several=True
+    )
+    teacher_weights: tuple[float, ...] = option(
+        (), "weight of each of several teachers in their mean (default: all alike)",
+        parse=shares, added=True,
+    )  # fmt: skip
     any_teacher: bool = option(False, "take a teacher of other data or of another image size")
     mean_t: tuple[float, ...] = option(
         (),

@@ -10,7 +10,7 @@ from engine.distributed import world_size
 from engine.fit import DROPOUT_VERSION
 from engine.objective import PROBE_VERSION
 from engine.recipe import decays_in_force
-from helper.options import UNKNOWN
+from helper.options import UNKNOWN, words_in
 from models.any import source_of
 from runs.code import own_code
 from runs.experiment import Experiment, canonical, identity_of, plain, token
@@ -83,8 +83,8 @@ def code_versions(kind: str, setting: Setting) -> dict[str, str]:
         chosen[f"method {options.distill}"] = options.choice.method
         chosen |= {f"view {name}": view for name, view in options.choice.views.items()}
     for name in ("model", "model_s", "model_t"):
-        if options.values.get(name):
-            chosen[f"network {options.values[name]}"] = source_of(options.values[name])
+        for network in words_in(options.values.get(name, "")):
+            chosen[f"network {network}"] = source_of(network)
     for name, entry in chosen.items():
         if digest := own_code(entry):
             versions[name] = digest
@@ -102,7 +102,8 @@ def student_title(setting: Setting, teacher_tag: str) -> Title:
     options = setting.options
     views = options.choice.views
     weights = {"r": options.gamma, "a": options.alpha, "b": options.beta}
-    teacher = f"_T_{plain(options.model_t)}{teacher_tag}" if options.model_t else ""
+    names = "_".join(map(plain, words_in(options.model_t)))
+    teacher = f"_T_{names}{teacher_tag}" if names else ""
     words = [
         f"S_{plain(options.model_s)}{teacher}",
         setting.data.name,

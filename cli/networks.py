@@ -1,5 +1,7 @@
 """Trained networks of a command: the teacher, the probed one, the evaluated one."""
 
+import hashlib
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,6 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from cli.choice import StudentResolved
 from cli.setting import Setting, make_network
 from dataset import DATASETS
 from dataset.subset import AnySet
@@ -15,8 +18,9 @@ from engine.distributed import local_main_process_first
 from helper import teachers
 from helper.errors import UserError
 from helper.files import sha256
-from helper.options import Resolved
+from helper.options import Resolved, words_in
 from models.base import Classifier
+from models.ensemble import Ensemble
 from runs import checkpoint
 
 
@@ -47,27 +51,50 @@ def count_parameters(network: nn.Module) -> int:
 def load_teacher(setting: Setting) -> Trained | None:
     """The frozen teacher: of --path_t, else the published one, fetched where it is not there.
 
-    None where the method has none.
+    Several are one whose prediction is the mean of theirs. None where the method has none.
     """
-    options, data = setting.options, setting.data
+    options = setting.options
     if not options.choice.method.has_teacher:
         return None
-    path = Path(options.path_t) if options.path_t else fetch_teacher(options)
-    network = load_frozen(options.model_t, path, data)
+    names = words_in(options.model_t)
+    paths = words_in(options.path_t) or [fetch_teacher(options, name) for name in names]
+    found = [load_one(setting, name, Path(path)) for name, path in zip(names, paths, strict=True)]
+    return found[0] if len(found) == 1 else together(found, options)
+
+
+def together(found: Sequence[Trained], options: StudentResolved) -> Trained:
+    """Several teachers as one: the mean of their softmaxes.
+
+    At the temperature of KD and of methods that have this one; at 1 where all losses have others.
+    """
+    choice = options.choice
+    softened = options.alpha or (choice.on_logits and choice.method.one_temperature)
+    temperature = options.kd_T if softened else 1.0
+    network = Ensemble([one.network for one in found], options.teacher_weights, temperature)
+    key = [[one.sha256 for one in found], network.weights, temperature]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    name, path = "+".join(one.name for one in found), ", ".join(str(one.path) for one in found)
+    return Trained(name, Path(path), digest, network.eval().requires_grad_(False), usual=False)
+
+
+def load_one(setting: Setting, name: str, path: Path) -> Trained:
+    """The network of a checkpoint, which has to be of this data."""
+    options, data = setting.options, setting.data
+    network = load_frozen(name, path, data)
     known = checkpoint.data_of(path)
     own = options.mean_t or known.get("mean"), options.std_t or known.get("std")
     if all(own):
         network.expect_statistics(own, (data.mean, data.std))
     if not options.any_teacher:
         check_same_data(path, known, setting)
-    return Trained(options.model_t, path, sha256(path), network, at_its_place(options))
+    return Trained(name, path, sha256(path), network, at_its_place(options))
 
 
 def at_its_place(options: Resolved) -> bool:
     """Whether the teacher lies where the command line looks when it is given no path."""
     if not options.path_t:
         return True
-    usual = usual_teacher(options)
+    usual = None if isinstance(options.path_t, tuple) else usual_teacher(options)
     return usual is not None and usual.resolve() == Path(options.path_t).resolve()
 
 
@@ -85,13 +112,13 @@ def usual_teacher(options: Resolved) -> Path | None:
     return None
 
 
-def fetch_teacher(options: Resolved) -> Path:
-    """Path of the published teacher, fetched where it is not there."""
+def fetch_teacher(options: Resolved, name: str) -> Path:
+    """Path of a published teacher, fetched where it is not there."""
     with local_main_process_first():
-        if path := DATASETS[options.dataset].pretrained(options.model_t):
+        if path := DATASETS[options.dataset].pretrained(name):
             return path
         if options.dataset == teachers.DATASET:
-            return teachers.find_or_fetch(options.model_t, Path(options.save_dir))
+            return teachers.find_or_fetch(name, Path(options.save_dir))
     raise UserError(
         f"the published teachers know {teachers.DATASET}, not {options.dataset}: train one "
         f"with train_teacher.py --dataset {options.dataset} and give it with --path_t"

@@ -12,7 +12,7 @@ from distiller_zoo import METHODS
 from distiller_zoo.base import Distiller, Setup
 from engine.objective import Distillation
 from helper.errors import UserError
-from helper.options import Resolved
+from helper.options import Resolved, words_in
 from models.base import Classifier
 
 
@@ -83,7 +83,7 @@ def describe_pair(options: Resolved) -> str:
     """What was set because a paper set it for this pair of networks; empty where nothing was."""
     named = [name for name, origin in options.origin.items() if origin == "pair"]
     settings = ", ".join(f"{name}={options.values[name]}" for name in named)
-    pair = f"{options.model_t} -> {options.model_s}"
+    pair = f"{' + '.join(words_in(options.model_t))} -> {options.model_s}"
     return f"settings of {pair}: {settings} (--no_pair_defaults leaves them out)" if named else ""
 
 

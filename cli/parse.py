@@ -26,7 +26,7 @@ from engine.device import DeviceOptions
 from engine.recipe import RecipeOptions, in_proportion
 from helper import config, teachers
 from helper.errors import UserError
-from helper.options import UNKNOWN, Parser, Resolved, resolve
+from helper.options import UNKNOWN, Parser, Resolved, resolve, words_in
 from runs import checkpoint
 
 COMMON = (ConfigOptions, DataOptions, FractionOptions, RecipeOptions, DeviceOptions, RunOptions)
@@ -181,8 +181,12 @@ def data_layer(typed: Typed, trained: str) -> tuple[str, dict[str, Any]]:
     return f"recipe of {typed.get('dataset', DataOptions.dataset)}", layer
 
 
-def teacher_name(typed: Typed, network_of: Callable[[str, str], str]) -> str:
-    """The teacher's network: the one typed, else the one its checkpoint is of, else the default."""
+def teacher_name(typed: Typed, network_of: Callable[[str, str], str]) -> str | tuple[str, ...]:
+    """The teacher's network: the one typed, else the one its checkpoint is of, else the default.
+
+    Of several teachers each.
+    """
     if typed.get("model_t") or not typed.get("path_t"):
         return typed.get("model_t") or data_set(typed).teacher or teachers.DEFAULT
-    return network_of(typed["path_t"], "--model_t")
+    names = tuple(network_of(path, "--model_t") for path in words_in(typed["path_t"]))
+    return names[0] if len(names) == 1 else names

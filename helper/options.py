@@ -23,8 +23,8 @@ GENERAL = frozenset({
     "learning_rate", "lr_decay_epochs", "lr_decay_rate", "mean_t", "methods_dir", "model",
     "model_s", "model_t", "momentum", "no_pair_defaults", "num_workers", "overwrite", "path_s",
     "path_t", "print_freq", "resume", "save_dir", "save_freq", "seed", "std_t", "sync_bn",
-    "tb_freq", "teacher_bank", "tf32", "train_fraction", "trial", "val_fraction", "val_seed",
-    "wandb", "warmup", "weight_decay",
+    "tb_freq", "teacher_bank", "teacher_weights", "tf32", "train_fraction", "trial",
+    "val_fraction", "val_seed", "wandb", "warmup", "weight_decay",
 })  # fmt: skip
 # Other spellings of these, and what experiments call the number of processes.
 RESERVED = GENERAL | {"a", "b", "d", "lr", "m", "processes", "r", "wd"}
@@ -41,15 +41,17 @@ def option(
     parse: Callable | None = None,
     choices: Sequence[str] | None = None,
     added: bool = False,
+    several: bool = False,
 ) -> Any:
     """A dataclass field that is also a flag.
 
     `flags` are spellings beside --name; `parse` turns the typed text into the value (default: the
     field's type); `choices` are the values allowed. `added` says that the option came after runs
     were kept which its default describes: at its default it is no part of an experiment's identity,
-    so that those runs stay what they are.
+    so that those runs stay what they are. Of `several` words the value is a tuple.
     """
     metadata = {"help": help, "flags": flags, "parse": parse, "choices": choices, "added": added}
+    metadata["several"] = several
     return field(default=default, metadata=metadata)
 
 
@@ -126,6 +128,12 @@ def of_each_color(read: Callable[[str], float]) -> Callable[[str], tuple[float, 
     return three
 
 
+def shares(text: str) -> tuple[float, ...]:
+    """'3,1' -> (0.75, 0.25); () where all are alike."""
+    parts = [positive_number(part) for part in without_brackets(text).split(",")]
+    return tuple(part / sum(parts) for part in parts) if len(set(parts)) > 1 else ()
+
+
 def count(text: str) -> int:
     """A whole number from 0 to LARGEST."""
     return not_below_0(text, whole(text))
@@ -158,6 +166,18 @@ def switch(text: str) -> bool:
     if text.lower() in TRUE | FALSE:
         return text.lower() in TRUE
     raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
+
+
+class OneOrSeveral(argparse.Action):
+    """One word as it is, several as a tuple."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else tuple(values))
+
+
+def words_in(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The words of an option that may have several; none of an empty one."""
+    return value if isinstance(value, tuple) else (value,) if value else ()
 
 
 class Parser(argparse.ArgumentParser):
@@ -212,6 +232,7 @@ class Parser(argparse.ArgumentParser):
         spellings = [f"--{f.name}", *f.metadata["flags"]]
         spellings += [s.replace("_", "-") for s in spellings if "_" in s]
         how = {"nargs": "?", "const": True} if kind is bool else {}
+        how |= {"nargs": "+", "action": OneOrSeveral} if f.metadata["several"] else {}
         shown = f.default if f.default not in (None, "", ()) else None
         text = f.metadata["help"] + (f" (default {shown})" if shown is not None else "")
         group.add_argument(
