@@ -57,14 +57,20 @@ def parse_transfer(argv: Sequence[str]) -> Resolved:
 
 
 def parse_eval(argv: Sequence[str]) -> Resolved:
-    """Command line of tools/eval.py -> its options.
+    """Command line of tools/eval.py -> its options."""
+    about = "Say how good a checkpoint is on the test split of a data set."
+    return parse_trained(argv, EvalOptions, about)
+
+
+def parse_trained(argv: Sequence[str], own: type, about: str) -> Resolved:
+    """Command line of a command about a checkpoint, the `ckpt` of its `own` options, and a data set
+    -> its options.
 
     The data set and its options are those that the checkpoint says, where they are not typed.
     """
-    about = "Say how good a checkpoint is on the test split of a data set."
-    general = (EvalOptions, ConfigOptions, DataOptions, DeviceOptions)
+    general = (own, ConfigOptions, DataOptions, DeviceOptions)
     chooser = Parser()
-    chooser.add(EvalOptions, DataOptions)
+    chooser.add(own, DataOptions)
     ahead = vars(chooser.parse_known_args(strip_help(argv))[0])
     known = checkpoint.data_of(ahead["ckpt"]) if ahead.get("ckpt") else {}
     trained_on = known.get("dataset", known.get("data"))  # old files have the name alone

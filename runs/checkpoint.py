@@ -270,13 +270,18 @@ def network_of(path: str | Path, flag: str) -> str:
     """
     if not (name := model_name(path)):
         raise UserError(f"{path} does not say which network it is of: give its name with {flag}")
+    check_installed(name, path, flag)
+    return name
+
+
+def check_installed(name: str, path: str | Path, flag: str) -> None:
+    """UserError where the name that a file says is that of a function to import."""
     inner = name.removeprefix(PREFIX)
     if ":" in inner and not inner.startswith(INSTALLED):
         raise UserError(
             f"{path} says that it is of {name}, a function of somebody's module, which a file "
             f"cannot have run: {flag} {name} where it is yours"
         )
-    return name
 
 
 def data_of(path: str | Path) -> dict[str, Any]:

@@ -1,0 +1,126 @@
+"""Write a trained network for other programs, and compare the files with it.
+
+python tools/export.py save/student_model/RUN/resnet8_best.pth --format all --out exported
+
+The folder gets model.safetensors, model.onnx, model.pt2 (a program of torch.export), config.json in
+the layout of timm's folders on the hub, and README.md, a model card. Graphs take batches of any
+size. They are compared with the network on the test images that the checkpoint names, or with
+--random_images on as many random ones; exit code 1 where they differ.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import cli  # noqa: F401 - it says so where a package is missing
+
+# isort: split
+import torch
+from torch import Tensor
+
+from cli.main import main
+from cli.parse import parse_trained
+from cli.setting import load_data, make_loader
+from dataset.loader import Loading
+from deploy.card import card_of, config_of
+from deploy.check import compare
+from deploy.formats import FORMATS, ONNX, PROGRAM, write_onnx, write_program, write_safetensors
+from deploy.network import CONFIG, WEIGHTS, Deployed, Normalised, read_deployed
+from helper.errors import UserError
+from helper.files import check_writable, sha256, write_json, write_whole
+from helper.options import Resolved, count, option
+from runs.stored import read_summary
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    ckpt: str = option("", "checkpoint to export; may stand first, without its flag", "-c")
+    model: str = option("", "its network (default: what the file says)", "-m")
+    format: str = option("all", "what to write", choices=("all", *FORMATS))
+    out: str = option("", "folder for the files (default: beside the checkpoint, exported/)")
+    normalize: bool = option(False, "graphs take pixels from 0 to 1 and normalise them themselves")
+    random_images: int = option(
+        0, "compare on so many random images, not on the test images", parse=count
+    )
+
+
+def export(argv: Sequence[str]) -> None:
+    """Command line -> a folder of files that agree with the network."""
+    argv = ["-c", *argv] if argv and not argv[0].startswith("-") else argv
+    about = "Write a trained network for other programs, and compare the files with it."
+    options = parse_trained(argv, ExportOptions, about)
+    if not options.ckpt:
+        raise UserError("no checkpoint: python tools/export.py CKPT")
+    path = Path(options.ckpt)
+    deployed = read_deployed(path, options.model)
+    folder = Path(options.out) if options.out else path.parent / "exported"
+    check_writable(folder, "--out")
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds = FORMATS if options.format == "all" else (options.format,)
+    written, agree = [], True
+    if "safetensors" in kinds:
+        write_safetensors(deployed, folder)
+        written.append(WEIGHTS)
+    for kind, name, write in (
+        ("onnx", ONNX, write_onnx), ("torch_export", PROGRAM, write_program)
+    ):  # fmt: skip
+        if kind in kinds:
+            file = write(deployed, options.normalize, folder)
+            network = Normalised(deployed) if options.normalize else deployed.network
+            found = compare(network, file, images_of(deployed, options))
+            print(f"{folder / name}: {found}")
+            agree &= found.holds
+            written.append(name)
+    write_json(folder / CONFIG, config_of(deployed, options.normalize))
+    source = f"{path.name}, sha256 {sha256(path)}"
+    card = card_of(deployed, run_of(path), source, written, options.normalize)
+    write_whole(folder / "README.md", lambda file: file.write(card.encode()))
+    print(f"{deployed.name}: {', '.join(written)}, {CONFIG} and README.md in {folder}")
+    if not agree:
+        print("error: a file says something else than the network: do not use it", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def images_of(deployed: Deployed, options: Resolved) -> Iterator[Tensor]:
+    """Batches of images, as a graph reads them."""
+    size = deployed.image_size
+    if options.random_images:
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.rand(options.random_images, 3, size, size, generator=generator)
+        batches = pixels.split(BATCH)
+    else:
+        batches = test_pixels(deployed, options)
+    for pixels in batches:
+        yield pixels if options.normalize else deployed.normalise(pixels)
+
+
+def test_pixels(deployed: Deployed, options: Resolved) -> Iterator[Tensor]:
+    """Batches (B, 3, S, S) of the test images, from 0 to 1."""
+    try:
+        data = load_data(options)
+    except UserError as error:
+        raise UserError(f"{error}; or --random_images 100 to compare on random ones") from None
+    mean, std = (torch.tensor(x)[:, None, None] for x in (data.mean, data.std))
+    if data.image_size != deployed.image_size:
+        raise UserError(
+            f"the images of {data.name} have size {data.image_size}, the network's "
+            f"{deployed.image_size}: give its data set with -d, or --random_images 100"
+        )
+    for batch in make_loader(data, "test", BATCH, Loading()).batches():
+        yield batch.images * std + mean
+
+
+def run_of(path: Path) -> dict[str, Any]:
+    """The run.json of a checkpoint; empty where it lies by itself."""
+    file = path.parent / "run.json"
+    return read_summary(file) if file.exists() else {}
+
+
+if __name__ == "__main__":
+    main(export)

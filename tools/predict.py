@@ -1,0 +1,103 @@
+"""Say what is in images: a trained network's most likely classes.
+
+python tools/predict.py save/student_model/RUN/resnet8_best.pth photo.jpg photos/ --top 3
+python tools/predict.py exported photos/ --json        # a folder that tools/export.py wrote
+
+An image is resized and cut to the size that the network was trained on, as test images are.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import cli  # noqa: F401 - it says so where a package is missing
+
+# isort: split
+import numpy as np
+import torch
+from torch import Tensor
+
+from cli.main import main
+from cli.words import read_words, strip_help
+from dataset.folder import image_files, open_image, reading, resize_and_center_crop
+from deploy.network import Deployed, read_deployed
+from helper.errors import UserError
+from helper.options import Parser, option, positive
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    model: str = option("", "the network (default: what the file says)", "-m")
+    top: int = option(5, "classes to name", parse=positive)
+    json: bool = option(False, "a line of JSON for each image")
+
+
+def predict(argv: Sequence[str]) -> None:
+    """Command line -> a line for each image."""
+    parser = Parser(description=__doc__.split("\n")[0], usage="tools/predict.py NETWORK IMAGE...")
+    parser.add_argument("network", metavar="NETWORK", help="checkpoint, or exported folder")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="files, or folders of them")
+    parser.add(PredictOptions)
+    if len(strip_help(argv)) < len(argv):
+        print(parser.format_help(), end="")
+        return
+    typed = read_words(parser, argv)
+    network, images = Path(typed.pop("network")), typed.pop("images")
+    options = PredictOptions(**typed)
+    deployed = read_deployed(network, options.model)
+    for path, answers in answered(deployed, list(paths_of(images)), options.top):
+        print(line_of(path, answers, options.json), flush=True)
+
+
+def paths_of(images: Sequence[str]) -> Iterator[str]:
+    """The files that are named, and those in the folders that are."""
+    for name in images:
+        if not Path(name).is_dir():
+            yield name
+            continue
+        with reading(name):
+            found = sorted(image_files(Path(name)))
+        if not found:
+            raise UserError(f"no images in {name}")
+        yield from found
+
+
+@torch.inference_mode()
+def answered(
+    deployed: Deployed, paths: Sequence[str], top: int
+) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+    """Each image's path, and its most likely classes with their probabilities."""
+    top = min(top, len(deployed.classes))
+    for start in range(0, len(paths), BATCH):
+        some = paths[start : start + BATCH]
+        pixels = torch.stack([pixels_of(path, deployed.image_size) for path in some])
+        shares = deployed.network(deployed.normalise(pixels)).softmax(dim=1)  # (B, K)
+        likely = shares.topk(top, dim=1)
+        for path, values, indices in zip(some, likely.values, likely.indices, strict=True):
+            names = [deployed.classes[i] for i in indices.tolist()]
+            yield path, list(zip(names, values.tolist(), strict=True))
+
+
+def pixels_of(path: str, size: int) -> Tensor:
+    """An image file -> pixels from 0 to 1, (3, S, S)"""
+    image = resize_and_center_crop(open_image(path, size), size)
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1) / np.float32(255))
+
+
+def line_of(path: str, answers: Sequence[tuple[str, float]], as_json: bool) -> str:
+    """'photo.jpg  cat 93.1 %, dog 5.0 %', or the same as JSON."""
+    if as_json:
+        found: list[dict[str, Any]] = [{"class": n, "probability": p} for n, p in answers]
+        return json.dumps({"image": path, "classes": found})
+    return f"{path}  " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in answers)
+
+
+if __name__ == "__main__":
+    main(predict)
