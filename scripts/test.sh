@@ -3,7 +3,7 @@
 # to pytest.
 set -eu
 cd "$(dirname "$0")/.."
-sh scripts/setup.sh requirements.txt requirements-report.txt requirements-dev.txt
+sh scripts/setup.sh requirements.txt requirements-report.txt requirements-export.txt requirements-dev.txt
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
 .venv/bin/lint-imports --no-logo --no-cache

@@ -109,7 +109,7 @@ def test_pixels(deployed: Deployed, options: Resolved) -> Iterator[Tensor]:
     mean, std = (torch.tensor(x)[:, None, None] for x in (data.mean, data.std))
     if data.image_size != deployed.image_size:
         raise UserError(
-            f"the images of {data.name} have size {data.image_size}, the network's "
+            f"images of {data.name} have size {data.image_size}, the network's "
             f"{deployed.image_size}: give its data set with -d, or --random_images 100"
         )
     for batch in make_loader(data, "test", BATCH, Loading()).batches():
