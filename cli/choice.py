@@ -146,6 +146,8 @@ def check_dot(options: Resolved) -> None:
             "--dot keeps the gradients of cross-entropy and of distillation apart: give both a "
             "weight, with -r and with -a or -b"
         )
+    if options.optimizer != "sgd":
+        raise UserError(f"--dot is SGD with two momenta: leave out --optimizer {options.optimizer}")
     task, distillation = options.momentum - options.dot, options.momentum + options.dot
     if task < 0 or distillation >= 1:
         raise UserError(

@@ -23,7 +23,7 @@ from dataset import DATASETS
 from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import Distiller, View
 from engine.device import DeviceOptions
-from engine.recipe import RecipeOptions, in_proportion
+from engine.recipe import RECIPES, RecipeOptions, in_proportion, without_meaning
 from helper import config, teachers
 from helper.errors import UserError
 from helper.options import UNKNOWN, Parser, Resolved, resolve, words_in
@@ -36,7 +36,9 @@ PROBE_RECIPE = {"epochs": 120, "lr_decay_epochs": (30, 60, 90)}
 def parse_teacher(argv: Sequence[str]) -> Resolved:
     """Command line of train_teacher.py -> its options."""
     classes, typed = parse((TeacherOptions, *COMMON), argv, "Train a network without a teacher.")
-    return with_usual(lambda t: resolve(classes, data_layer(t, "model"), ("typed", t)), typed)
+    return with_usual(
+        lambda t: resolve(classes, data_layer(t, "model"), optimizer_layer(t), ("typed", t)), typed
+    )
 
 
 def parse_transfer(argv: Sequence[str]) -> Resolved:
@@ -51,7 +53,7 @@ def parse_transfer(argv: Sequence[str]) -> Resolved:
         probe = {**PROBE_RECIPE, "lr_decay_epochs": decays}
         if os.path.isfile(typed.get("path_s", "")) and not typed.get("model_s"):
             probe["model_s"] = network_of(typed["path_s"], "--model_s")
-        return resolve(classes, ("linear probe", probe), ("typed", typed))
+        return resolve(classes, ("linear probe", probe), optimizer_layer(typed), ("typed", typed))
 
     return with_usual(make, typed)
 
@@ -121,7 +123,8 @@ def resolve_student(
     # One name of a method, and off where there is nothing to leave out.
     plain = {"distill": METHODS.canonical(name), "no_pair_defaults": left_out}
     typed = {**typed, **{key: value for key, value in plain.items() if key in typed}}
-    layers = [(f"recipe of {name}", {**vars(recipe), "model_t": teacher}), data, ("pair", pair)]
+    layers = [(f"recipe of {name}", {**vars(recipe), "model_t": teacher}), data]
+    layers += [optimizer_layer(typed), ("pair", pair)]
     set_by = {}
     for view_name, view in choice.views.items():
         defaults = view_defaults(view, typed, pair, method)
@@ -160,8 +163,14 @@ def known_of(entry: type[View] | type[Distiller], known: Typed) -> Any:
 
 
 def with_usual(make: Callable[[Typed], Resolved], typed: Typed) -> Resolved:
-    """Options, and for each typed one the value that the command line would give without it."""
+    """Options, and for each typed one the value that the command line would give without it.
+
+    UserError where one has no meaning beside others of the recipe.
+    """
     options, usual = make(typed), {}
+    unused = without_meaning(options)
+    for name in unused.keys() & typed.keys():
+        raise UserError(f"--{name} has no meaning with {unused[name]}: leave it out")
     for name in typed:
         try:
             without = make({key: value for key, value in typed.items() if key != name})
@@ -171,7 +180,8 @@ def with_usual(make: Callable[[Typed], Resolved], typed: Typed) -> Resolved:
     if "image_size" in usual and usual["image_size"] is None:
         usual["image_size"] = UNKNOWN  # the files decide
     of_set = {name: usual[flag] for name, flag in options.set_by.items() if flag in usual}
-    return replace(options, usual={**of_set, **usual})
+    idle = options.idle | unused.keys()
+    return replace(options, usual={**of_set, **usual}, idle=idle)
 
 
 def data_layer(typed: Typed, trained: str) -> tuple[str, dict[str, Any]]:
@@ -185,6 +195,12 @@ def data_layer(typed: Typed, trained: str) -> tuple[str, dict[str, Any]]:
     if entry.student:
         layer[trained] = entry.student
     return f"recipe of {typed.get('dataset', DataOptions.dataset)}", layer
+
+
+def optimizer_layer(typed: Typed) -> tuple[str, dict[str, float]]:
+    """What an optimizer has in the recipe's place."""
+    name = typed.get("optimizer", RecipeOptions.optimizer)
+    return f"recipe of {name}", RECIPES[name]
 
 
 def teacher_name(typed: Typed, network_of: Callable[[str, str], str]) -> str | tuple[str, ...]:

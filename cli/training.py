@@ -20,6 +20,7 @@ from engine.evaluate import evaluate
 from engine.fit import fit
 from engine.meter import NotFinite
 from engine.objective import Task, norm_of_one_value
+from engine.recipe import RecipeOptions
 from engine.stage import Stage
 from helper.errors import UserError
 from helper.files import check_writable
@@ -209,8 +210,6 @@ def print_heading(
     whole = "the others" if data.val else "all"
     share = f" ({options.train_fraction:g} of {whole})" if options.train_fraction < 1 else ""
     held_out = f", {counts['val']:,} held-out" if data.val else ""
-    decays = ", ".join(map(str, schedule.decay_epochs))
-    falls = f", times {schedule.decay_rate:g} after {decays}" if decays else ""
     mean, std = (", ".join(f"{x:.4f}" for x in values) for values in (data.mean, data.std))
     lines = {
         "data": f"{data.name}: {counts['train']:,} training{share}{held_out} "
@@ -219,7 +218,7 @@ def print_heading(
         "network": describe_network(setting.model, student),
         "objective": objective,
         "training": f"{options.epochs} epochs, batch {options.batch_size}, "
-        f"rate {schedule.start:g}{falls}, momentum {options.momentum:g}, "
+        f"rate {schedule.describe()}, {describe_optimizer(options)}, "
         f"weight decay {options.weight_decay:g}, seed {setting.seed}",
         **({"protocol": PROTOCOL} if data.val else {}),
         "device": setting.numerics.describe(),
@@ -230,6 +229,11 @@ def print_heading(
         print(f"{name + ':':<11}{text}", flush=True)
     for note in filter(None, notes):
         print(note, flush=True)
+
+
+def describe_optimizer(options: RecipeOptions) -> str:
+    """'momentum 0.9', which is SGD's, or 'AdamW'."""
+    return "AdamW" if options.optimizer == "adamw" else f"momentum {options.momentum:g}"
 
 
 def describe_network(name: str, network: Classifier) -> str:

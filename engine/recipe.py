@@ -47,6 +47,14 @@ class RecipeOptions:
     lr_decay_rate: float = option(
         0.1, "what the rate is multiplied with then", parse=positive_number
     )
+    schedule: str = option(
+        "step", "how the rate falls: by steps, or along a half cosine to 0",
+        choices=("step", "cosine"), added=True,
+    )  # fmt: skip
+    optimizer: str = option(
+        "sgd", "sgd, or adamw, which starts at rate 0.001 with weight decay 0.05 unless told other",
+        choices=("sgd", "adamw"), added=True,
+    )  # fmt: skip
     momentum: float = option(0.9, "SGD momentum", parse=share)
     weight_decay: float = option(5e-4, "of everything that is trained", "--wd", parse=not_negative)
     clip_grad: float = option(
@@ -67,16 +75,36 @@ class RecipeOptions:
     )
 
 
+# What an optimizer has in the place of the recipe's values.
+RECIPES: dict[str, dict[str, float]] = {
+    "sgd": {},
+    "adamw": {"learning_rate": 1e-3, "weight_decay": 0.05},
+}
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate of each epoch, counted from 1: falls behind each of `decay_epochs`."""
+    """The learning rate of each epoch, counted from 1.
+
+    It falls behind each of `decay_epochs`; or, with `cosine_epochs`, along half a cosine that
+    reaches 0 behind so many epochs (Loshchilov & Hutter, SGDR, ICLR 2017, without restarts).
+    """
 
     start: float
     decay_epochs: tuple[int, ...] = ()
     decay_rate: float = 1.0
+    cosine_epochs: int = 0
 
     def __call__(self, epoch: int) -> float:
+        if self.cosine_epochs:
+            return self.start * (1 + math.cos(math.pi * (epoch - 1) / self.cosine_epochs)) / 2
         return self.start * self.decay_rate ** sum(epoch > at for at in self.decay_epochs)
+
+    def describe(self) -> str:
+        """'0.05, times 0.1 after 150, 180, 210'"""
+        decays = ", ".join(map(str, self.decay_epochs))
+        falls = f", times {self.decay_rate:g} after {decays}" if decays else ""
+        return f"{self.start:g}{', by cosine to 0' if self.cosine_epochs else falls}"
 
 
 def make_schedule(recipe: RecipeOptions, network_rate: float) -> Schedule:
@@ -85,8 +113,17 @@ def make_schedule(recipe: RecipeOptions, network_rate: float) -> Schedule:
     Decays move in proportion when only the number of epochs is given.
     """
     start = network_rate if recipe.learning_rate is None else recipe.learning_rate
+    if recipe.schedule == "cosine":
+        return Schedule(start, cosine_epochs=recipe.epochs)
     decay_epochs = decays_in_force(recipe.lr_decay_epochs, recipe.epochs)
     return Schedule(start, decay_epochs, recipe.lr_decay_rate)
+
+
+def without_meaning(recipe: RecipeOptions) -> dict[str, str]:
+    """Options of a recipe that have no meaning beside others: name -> the flag of the other."""
+    decays = ("lr_decay_epochs", "lr_decay_rate") if recipe.schedule == "cosine" else ()
+    momentum = ("momentum",) if recipe.optimizer == "adamw" else ()
+    return dict.fromkeys(decays, "--schedule cosine") | dict.fromkeys(momentum, "--optimizer adamw")
 
 
 def decays_in_force(decay_epochs: tuple[int, ...] | None, epochs: int) -> tuple[int, ...]:

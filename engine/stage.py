@@ -1,6 +1,6 @@
 """A stage of a run: what is trained, by which optimizer, at which rate, how long."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,11 @@ class Stage:
     @property
     def momentum_names(self) -> tuple[str, ...]:
         """What the optimizer calls what it keeps of a parameter."""
-        return (TASK, DISTILLATION) if isinstance(self.optimizer, DOT) else ("momentum_buffer",)
+        if isinstance(self.optimizer, DOT):
+            return TASK, DISTILLATION
+        if isinstance(self.optimizer, torch.optim.AdamW):
+            return "step", "exp_avg", "exp_avg_sq"
+        return ("momentum_buffer",) if self.optimizer.defaults["momentum"] else ()
 
     def data_parallel(self) -> nn.Module:
         """The task as its steps call it: with gradients averaged over the processes, where one
@@ -76,7 +80,8 @@ class Stage:
         self.optimizer.load_state_dict({"state": stored, "param_groups": groups})
         for parameter, buffers in self.optimizer.state.items():
             for name, value in buffers.items():  # fused steps need the layout of the parameter
-                buffers[name] = torch.empty_like(parameter).copy_(value)
+                if value.shape == parameter.shape:  # AdamW's `step` is a number
+                    buffers[name] = torch.empty_like(parameter).copy_(value)
         if state["scaler"].keys() == self.scaler.state_dict().keys():  # none of --amp off
             self.scaler.load_state_dict(state["scaler"])
 
@@ -84,7 +89,7 @@ class Stage:
 def main_stage(task: Task, schedule: Schedule, recipe: RecipeOptions, delta: float = 0.0) -> Stage:
     """Train all parameters of a task that have a gradient, by the recipe; where `delta` is not 0
     by DOT."""
-    optimizer = sgd(task.parameters(), schedule(1), recipe, delta)
+    optimizer = make_optimizer(task.parameters(), schedule(1), recipe, delta)
     scaler = task.numerics.scaler()
     return Stage("main", task, optimizer, scaler, schedule, recipe.epochs, recipe.clip_grad)
 
@@ -100,15 +105,23 @@ def first_stage(
     if not stage.parameters_trained:
         return None
     schedule = Schedule(task.method.first_stage_rate(rate))
-    optimizer = sgd(stage.parameters_trained, schedule.start, recipe)
+    optimizer = make_optimizer(stage.parameters_trained, schedule.start, recipe)
     scaler = task.numerics.scaler()
     return Stage("first", stage, optimizer, scaler, schedule, epochs, recipe.clip_grad)
 
 
-def sgd(parameters, rate: float, recipe: RecipeOptions, delta: float = 0.0) -> Optimizer:
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], rate: float, recipe: RecipeOptions, delta: float = 0.0
+) -> Optimizer:
+    """SGD, AdamW, or DOT where `delta` is not 0."""
     trained = [p for p in parameters if p.requires_grad]
     if delta:
         return DOT(trained, rate, recipe.momentum, recipe.weight_decay, delta)
+    if recipe.optimizer == "adamw":
+        capturable = trained[0].is_cuda  # else no step can be captured
+        return torch.optim.AdamW(
+            trained, lr=rate, weight_decay=recipe.weight_decay, fused=True, capturable=capturable
+        )
     return torch.optim.SGD(
         trained, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
     )

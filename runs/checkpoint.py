@@ -202,14 +202,18 @@ def check_optimizer(stage, state: Mapping[str, Any], path: Path) -> None:
 
     torch compares neither shapes nor types, and fused steps write beyond what is too small.
     """
-    groups, names = stage.optimizer.param_groups, {*stage.momentum_names}
-    parameters = [p for group in groups for p in group["params"]]
-    stored, momentum = state.get("state"), groups[0]["momentum"]
-    fits = isinstance(stored, dict) and bool(stored) == bool(momentum)
+    names = {*stage.momentum_names}
+    parameters = [p for group in stage.optimizer.param_groups for p in group["params"]]
+    stored, step = state.get("state"), torch.zeros(())
+    fits = isinstance(stored, dict) and bool(stored) == bool(names)
     for place, buffers in stored.items() if fits else ():
         fits = fits and type(place) is int and 0 <= place < len(parameters)
         fits = fits and isinstance(buffers, dict) and bool(buffers) and buffers.keys() <= names
-        fits = fits and all(is_like(value, parameters[place]) for value in buffers.values())
+        fits = fits and ("step" not in names or buffers.keys() == names)  # AdamW has all or none
+        fits = fits and all(
+            is_like(value, step if name == "step" else parameters[place])
+            for name, value in buffers.items()
+        )
     if not fits:
         raise UserError(
             f"{path} has another optimizer's state than this run's: --overwrite to start it anew"

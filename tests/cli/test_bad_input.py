@@ -58,6 +58,24 @@ LINES = [
     (f"{STUDENT} -r 0 -a 0 -b 0", "all 0: there is nothing to train on"),
     (f"{TEACHER} --resume --overwrite", "--resume and --overwrite contradict each other"),
     (f"{TEACHER} --distill kd", "unknown argument --distill"),
+    # recipe
+    (
+        f"{TEACHER} --optimizer adam",
+        r"--optimizer: invalid choice: 'adam' .*'sgd', 'adamw'",
+    ),
+    (f"{TEACHER} --schedule linear", "--schedule: invalid choice: 'linear'"),
+    (
+        f"{TEACHER} --schedule cosine --lr_decay_epochs 1",
+        "--lr_decay_epochs has no meaning with --schedule cosine: leave it out",
+    ),
+    (
+        f"{TEACHER} --optimizer adamw --momentum 0.8",
+        "--momentum has no meaning with --optimizer adamw: leave it out",
+    ),
+    (
+        f"{STUDENT} --optimizer adamw --dot 0.05",
+        "--dot is SGD with two momenta: leave out --optimizer adamw",
+    ),
     # machine
     (f"{TEACHER} --device tpu", "--device tpu is none of auto, cpu, cuda, cuda:N"),
     (f"{TEACHER} --device gpu0", "--device gpu0 is none of auto, cpu, cuda, cuda:N"),

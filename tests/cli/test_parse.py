@@ -71,6 +71,21 @@ def test_decays_move_with_the_number_of_epochs():
     assert rates("--learning_rate 0.3")(1) == 0.3
 
 
+def test_a_cosine_falls_to_0_behind_the_last_epoch():
+    rate = schedule(student("--schedule cosine --epochs 4 --lr 0.2"), 0.05)
+    assert [rate(epoch) for epoch in (1, 3)] == pytest.approx([0.2, 0.1])
+    assert rate(4) == pytest.approx(0.1 * (1 - 0.5**0.5))
+    assert rate(5) == pytest.approx(0)
+
+
+def test_adamw_has_a_rate_and_a_decay_of_its_own():
+    options = student("--optimizer adamw --dataset imagenet")
+    assert (options.learning_rate, options.weight_decay) == (1e-3, 0.05)
+    assert options.origin["weight_decay"] == "recipe of adamw"
+    assert student("--optimizer adamw --wd 0.01 --lr 0.1").weight_decay == 0.01
+    assert parse.parse_teacher(["--optimizer", "adamw"]).learning_rate == 1e-3
+
+
 PROBE_RATES = {
     "resnet8x4": 0.05, "vgg8": 0.05, "wrn_16_2": 0.05, "torchvision:resnet18": 0.05,
     "MobileNetV2": 0.01, "ShuffleV1": 0.01, "ShuffleV2": 0.01,

@@ -1,8 +1,10 @@
 import argparse
+import copy
 import os
 import random
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -236,3 +238,26 @@ def test_a_function_that_a_file_names_is_not_imported(name, tmp_path):
     for name in ("resnet8", "torchvision:vgg11", "timm:vgg11"):
         torch.save({"model": {"w": WEIGHT}, "model_name": name}, tmp_path / "a.pth")
         assert checkpoint.network_of(tmp_path / "a.pth", "--model_t") == name
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda kept: kept.pop("step"),
+        lambda kept: kept.update(step=torch.zeros(2, 3)),
+        lambda kept: kept.update(step=3.0),
+        lambda kept: kept.update(exp_avg=torch.zeros(3)),
+        lambda kept: kept.update(momentum_buffer=WEIGHT),
+    ],
+)
+def test_the_state_of_adamw_is_all_of_it(break_it):
+    weight = torch.nn.Parameter(torch.ones(2, 3))
+    optimizer = torch.optim.AdamW([weight], fused=True)
+    weight.sum().backward()
+    optimizer.step()
+    stage = SimpleNamespace(optimizer=optimizer, momentum_names=("step", "exp_avg", "exp_avg_sq"))
+    state = copy.deepcopy(optimizer.state_dict())
+    checkpoint.check_optimizer(stage, state, "a.pth")
+    break_it(state["state"][0])
+    with pytest.raises(UserError, match="a.pth has another optimizer's state"):
+        checkpoint.check_optimizer(stage, state, "a.pth")

@@ -61,7 +61,7 @@ def assert_same_run(one: Path, other: Path) -> None:
             for entry, value in a.get(key, {}).items():
                 assert torch.equal(value, b[key][entry]), f"{name}: {entry}"
     a, b = (checkpoint.load(f / "resume.pth")["optimizer"]["state"] for f in (one, other))
-    assert all(torch.equal(a[i]["momentum_buffer"], b[i]["momentum_buffer"]) for i in a)
+    assert all(torch.equal(a[i][name], b[i][name]) for i in a for name in a[i])
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +163,28 @@ def test_large_memories_and_what_else_is_resumed_are_of_one_epoch(run, tmp_path,
                     "memories_main_5.pth", "resume.pth", "memories_main_3.pth",
                 ]  # fmt: skip
                 return
+
+
+@pytest.mark.parametrize("recipe", ["--optimizer adamw --schedule cosine"])
+def test_every_recipe_is_resumed_with_the_same_bits(recipe, run, tmp_path, monkeypatch):
+    teacher_in(tmp_path)
+    run(f"{LINE} {recipe} --save_dir whole")
+    real, written = os.replace, []
+
+    def dying(source, target):
+        real(source, target)
+        written.append(Path(target).name)
+        if written.count("resume.pth") == 2:
+            raise Killed
+
+    monkeypatch.setattr("os.replace", dying)
+    with pytest.raises(Killed):
+        run(f"{LINE} {recipe}")
+    monkeypatch.setattr("os.replace", real)
+    run(f"{LINE} {recipe} --resume")
+    whole, resumed = (only(tmp_path / name / "student_model") for name in ("whole", "save"))
+    assert_same_run(whole, resumed)
+    assert [line["epoch"] for line in numbers(resumed)] == [1, 2, 3]
 
 
 def test_which_epoch_a_run_with_large_memories_can_go_on_after():
