@@ -34,7 +34,7 @@ METHODS = {
     "ofd": "--distill ofd",
     "pskd": "--distill pskd",
     "wkd_logit": "--distill wkd_logit",
-    "wkd_feature": "--distill wkd_feature",
+    "wkd_feature": "--distill wkd_feature -b 0.008",
     "crd, dot": "--distill crd --nce_k 12 -a 1 --dot 0.05 --clip_grad 2",
     "dkd, ctkd": "--distill dkd --ctkd",
     "crld": "--distill crld --crld_weak 0.3 -a 1",
