@@ -88,8 +88,9 @@ def drop_output() -> None:
 
 def is_lack_of_memory(error: BaseException) -> bool:
     """Whether an exception means that the machine, or its GPU, has too little memory."""
+    said = ("can't allocate memory", "std::bad_alloc")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in said)
     )
 
 

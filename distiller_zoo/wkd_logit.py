@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dataset.base import Batch
 from helper.errors import UserError
-from helper.options import not_negative, option, positive, positive_number, share
+from helper.options import at_most, not_negative, option, positive, positive_number, share
 from models.base import Features
 
 from . import METHODS
@@ -49,7 +49,9 @@ class WKDLogit(LogitDistiller):
         wkd_T: float = option(6.0, "temperature among the other classes", parse=positive_number)
         wkd_transport: float = option(200.0, "weight of the transport", parse=not_negative)
         wkd_reg: float = option(0.05, "entropy of the transport", parse=positive_number)
-        wkd_rounds: int = option(10, "rounds of Sinkhorn's algorithm", parse=positive)
+        wkd_rounds: int = option(
+            10, "rounds of Sinkhorn's algorithm", parse=at_most(1000, positive)
+        )
         wkd_cost: str = option(
             "map",
             "what of the teacher tells how far classes are apart: its last map or its logits (a "

@@ -28,14 +28,19 @@ def runs_out(*_):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has ...")
 
 
+def runs_out_in_cpp(*_):
+    raise RuntimeError("std::bad_alloc")
+
+
 @pytest.mark.parametrize(
     ("command", "lacks"),
     [
         (lambda _: torch.empty(1 << 50), "too little memory for another 4503599627370496 bytes"),
         (lambda _: bytes(1 << 60), "too little memory"),
         (runs_out, "too little memory for another 2.50 GiB"),
+        (runs_out_in_cpp, "too little memory"),
     ],
-    ids=["torch", "python", "cuda"],
+    ids=["torch", "python", "cuda", "c++"],
 )
 def test_too_little_memory(command, lacks, capsys):
     with pytest.raises(SystemExit) as stop:
