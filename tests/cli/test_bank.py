@@ -63,6 +63,7 @@ def test_a_strong_view_is_in_no_bank(flags, folder):
     assert parts.bank.endswith("in every step: strongly augmented views are without number")
     assert isinstance(parts.teacher, LiveTeacher)
     assert parts.loaders.train.strong
+    line = line.replace(" --mlkd_strong", "")
     options = parse_student(f"{line} -b 0 -a 1 --teacher_bank {folder}/bank".split())
     assert options.choice.views_per_image(options) == 1  # nothing reads it
 

@@ -231,4 +231,7 @@ def test_a_method_of_ones_own(jobs_of, tmp_path):
         f"{code}\n\n@METHODS.register('planned')\nclass Planned(PKT):\n    pass\n"
     )
     text = PLAN.replace("KD: kd, ", f"Own: planned --methods_dir {tmp_path}/own, ")
-    assert [one.label for one in jobs_of(text)] == ["alone", "alone", "Own", "CRD+KD"]
+    try:
+        assert [one.label for one in jobs_of(text)] == ["alone", "alone", "Own", "CRD+KD"]
+    finally:
+        METHODS._entries.pop("planned", None)

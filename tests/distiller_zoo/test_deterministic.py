@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from dataset.base import Batch
 from distiller_zoo import METHODS
 from distiller_zoo.base import LogitDistiller, Setup
-from distiller_zoo.noisy_teacher import NoisyTeacher
 from models import MODELS
-from tests.distiller_zoo.test_every_method import made
+from tests.distiller_zoo.test_every_method import SWITCHES, is_refused, made
 from tests.issued import Issued
 
 
@@ -23,13 +22,14 @@ def test_every_loss_has_deterministic_kernels(name, sizes):
     with torch.no_grad():
         shown = [network.eval().features(x[:2]) for network, x in zip(networks, images)]
     setup = Setup(*shown, *networks, labels=labels, generator=torch.Generator())
-    views = "--sdd 1,2 --logit_stand"
-    views += " --tekap" if METHODS[name].reads <= NoisyTeacher.reads else ""
-    rows = "" if issubclass(METHODS[name], LogitDistiller) else "-a 1"
-    method = made(f"--distill {name} {rows} {views}", setup)
+    views = [view for view in SWITCHES if view != "ctkd" and not is_refused(name, [view])]
+    rows = "" if issubclass(METHODS[name], LogitDistiller) or not views else "-a 1"
+    method = made(f"--distill {name} {rows} {' '.join(SWITCHES[v] for v in views)}", setup)
     networks[0].train()
     with Issued() as issued:
         features = [network.features(x) for network, x in zip(networks, images)]
+        if METHODS[name].views_per_image(METHODS[name].Options()) > 1:
+            features = [x.replace(strong=x) for x in features]
         batch = Batch(images[0], labels, torch.arange(4))
         loss = method(*features, batch)
         if list(method.first_stage(networks[0])):
