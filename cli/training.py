@@ -232,8 +232,11 @@ def print_heading(
 
 
 def describe_optimizer(options: RecipeOptions) -> str:
-    """'momentum 0.9', which is SGD's, or 'AdamW'."""
-    return "AdamW" if options.optimizer == "adamw" else f"momentum {options.momentum:g}"
+    """'momentum 0.9', which is SGD's, or 'AdamW', and what else is done with the weights."""
+    own = "AdamW" if options.optimizer == "adamw" else f"momentum {options.momentum:g}"
+    backbone = f", backbone's rate {options.backbone_rate:g}" if options.backbone_rate else ""
+    average = f", average of weights {options.ema:g}" if options.ema else ""
+    return own + backbone + average
 
 
 def describe_network(name: str, network: Classifier) -> str:

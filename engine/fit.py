@@ -53,7 +53,8 @@ def fit(stage: Stage, train: Loader, measured: Loader, recorder: Recorder, print
             if stage.task.numerics.cuda_graph:
                 facts["graph_replays"] = step.replays - replayed
             distributed.broadcast_buffers(stage.task.student)
-            scores = evaluate(stage.task.eval().predict, measured) if stage.is_main else {}
+            with stage.averaged():
+                scores = evaluate(stage.task.eval().predict, measured) if stage.is_main else {}
         numbers = {
             "lr": stage.schedule(epoch),
             **facts,
@@ -76,7 +77,7 @@ def train_epoch(
     """
     stage.task.seed_losses(epoch_seed(train.seed, stage.name, epoch))
     seed_everything(epoch_seed(train.seed, stage.name, epoch, distributed.rank()))
-    stage.rate = stage.schedule(epoch)
+    stage.begin_epoch(epoch)
     stage.task.train()
     meter = Meter()
     with contextlib.closing(
@@ -84,6 +85,8 @@ def train_epoch(
     ) as bar:
         for number, batch in enumerate(bar, start=1):
             meter.add(step(batch), len(batch.labels))
+            if stage.average:
+                stage.average.update()
             if number == 1 or number % print_freq == 0:
                 means = meter.read()
                 bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()})

@@ -43,7 +43,7 @@ class StageStep:
         device = stage.task.numerics.device
         # The optimizer's kernel wants float32 on a GPU and computes with Python's numbers elsewhere
         kind = torch.float32 if device.type == "cuda" else torch.float64
-        self.rate = torch.zeros((), dtype=kind, device=device)
+        self.rates = [torch.zeros((), dtype=kind, device=device) for _ in stage.rates]
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Train on a batch -> what was measured, a scalar each."""
@@ -53,7 +53,8 @@ class StageStep:
             return train_step(self.stage, self.model, batch)
         for static, given in zip(self.inputs, batch):
             static.copy_(given)
-        self.rate.fill_(self.stage.rate)
+        for static, rate in zip(self.rates, self.stage.rates):
+            static.fill_(rate)
         measured = self.replay().clone()
         self.replays += 1
         return dict(zip(self.names, measured.unbind(), strict=True))
@@ -61,7 +62,7 @@ class StageStep:
     def _capture(self, batch: Batch) -> None:
         self.inputs = Batch(*(x.clone() for x in batch))
         with undone(self.stage):
-            self.stage.rate = self.rate
+            self.stage.rates = self.rates
             self.replay = self.capture(self._measure, self.stage)
 
     def _measure(self) -> Tensor:
@@ -74,7 +75,7 @@ class StageStep:
 @contextmanager
 def undone(stage: Stage) -> Iterator[None]:
     """Undo the steps that are taken inside: their tensors stay where they are, with old values."""
-    task, device, rate = stage.task, stage.task.numerics.device, stage.rate
+    task, device, rates = stage.task, stage.task.numerics.device, stage.rates
     tensors = [*task.parameters(), *task.buffers()]
     before = [tensor.detach().clone() for tensor in tensors]
     old_momenta = {p: momentum.clone() for p, momentum in stage.momenta().items()}
@@ -88,7 +89,7 @@ def undone(stage: Stage) -> Iterator[None]:
             momentum.copy_(old_momenta[p]) if p in old_momenta else momentum.zero_()
     if task.generator:
         task.generator.set_state(drawn)
-    stage.rate = rate
+    stage.rates = rates
 
 
 def cuda_capture(step: Callable[[], Tensor], stage: Stage) -> Callable[[], Tensor]:

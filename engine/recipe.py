@@ -11,6 +11,7 @@ from helper.options import (
     positive,
     positive_number,
     share,
+    share_below_1,
     whole_numbers,
 )
 
@@ -40,6 +41,10 @@ class RecipeOptions:
         None, "start of the rate (default 0.05; what the network asks for where it is another)",
         "--lr", parse=positive_number,
     )  # fmt: skip
+    backbone_rate: float | None = option(
+        None, "start of the rate of all of the network but its classifier (default: the same)",
+        parse=positive_number, added=True,
+    )  # fmt: skip
     lr_decay_epochs: tuple[int, ...] | None = option(
         None, "epochs after which the rate falls (default 150,180,210 of 240, in proportion)",
         parse=growing_epochs,
@@ -60,6 +65,10 @@ class RecipeOptions:
     clip_grad: float = option(
         0.0, "largest norm of all gradients of a step; larger ones are scaled to it; 0: off",
         parse=not_negative, added=True,
+    )  # fmt: skip
+    ema: float = option(
+        0.0, "decay, after each step, of an average of the weights, which is evaluated and kept in "
+        "their place: 0.999; 0: off", parse=share_below_1, added=True,
     )  # fmt: skip
     aug: bool = option(False, "AutoAugment behind crop and flip (Cubuk et al., CVPR 2019)")
     print_freq: int = option(100, "steps between two looks at the losses", parse=positive)

@@ -1,6 +1,7 @@
 """A stage of a run: what is trained, by which optimizer, at which rate, how long."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from engine.average import Average
 from engine.distributed import data_parallel
 from engine.dot import DISTILLATION, DOT, TASK
 from engine.objective import Distillation, FirstStage, Task
 from engine.recipe import RecipeOptions, Schedule
+from helper.errors import UserError
+from models.base import Classifier
 
 
 @dataclass
@@ -25,6 +29,7 @@ class Stage:
     schedule: Schedule
     epochs: int
     clip_grad: float = 0.0  # largest norm of the gradient; 0 for any
+    average: Average | None = None  # of the student's weights, which is evaluated and kept then
 
     @property
     def is_main(self) -> bool:
@@ -32,14 +37,19 @@ class Stage:
         return self.name == "main"
 
     @property
-    def rate(self) -> float | Tensor:
-        """The learning rate that the optimizer's next step reads."""
-        return self.optimizer.param_groups[0]["lr"]
+    def rates(self) -> list[float | Tensor]:
+        """The learning rates that the optimizer's next step reads, of each group of parameters."""
+        return [group["lr"] for group in self.optimizer.param_groups]
 
-    @rate.setter
-    def rate(self, rate: float | Tensor) -> None:
-        for group in self.optimizer.param_groups:
+    @rates.setter
+    def rates(self, rates: Iterable[float | Tensor]) -> None:
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set the rates to those of an epoch."""
+        rate = self.schedule(epoch)
+        self.rates = [rate * group["share"] for group in self.optimizer.param_groups]
 
     @property
     def momentum_names(self) -> tuple[str, ...]:
@@ -64,9 +74,18 @@ class Stage:
             if state.get(name) is not None
         }
 
+    def averaged(self) -> AbstractContextManager:
+        """Inside, the student has what is evaluated and kept of it."""
+        return self.average.in_place() if self.average else nullcontext()
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is evaluated and kept of the student."""
+        return {**self.task.student.state_dict(), **(self.average.values if self.average else {})}
+
     def state(self) -> dict[str, Any]:
         """Everything that the stage changes."""
         return {
+            "average": self.average.values if self.average else {},
             "task": self.task.training_state(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -82,16 +101,30 @@ class Stage:
             for name, value in buffers.items():  # fused steps need the layout of the parameter
                 if value.shape == parameter.shape:  # AdamW's `step` is a number
                     buffers[name] = torch.empty_like(parameter).copy_(value)
+        if self.average:
+            self.average.load(state["average"])
         if state["scaler"].keys() == self.scaler.state_dict().keys():  # none of --amp off
             self.scaler.load_state_dict(state["scaler"])
 
 
 def main_stage(task: Task, schedule: Schedule, recipe: RecipeOptions, delta: float = 0.0) -> Stage:
     """Train all parameters of a task that have a gradient, by the recipe; where `delta` is not 0
-    by DOT."""
-    optimizer = make_optimizer(task.parameters(), schedule(1), recipe, delta)
+    by DOT.
+
+    UserError where --backbone_rate has no classifier, or nothing else, to tell apart.
+    """
+    groups = parameter_groups(task.parameters(), task.student, recipe, schedule.start)
+    if recipe.backbone_rate and len(groups) < 2:
+        raise UserError(
+            "--backbone_rate tells a network from its classifier, and here one of them is not "
+            "trained: leave it out"
+        )
+    optimizer = make_optimizer(groups, schedule(1), recipe, delta)
     scaler = task.numerics.scaler()
-    return Stage("main", task, optimizer, scaler, schedule, recipe.epochs, recipe.clip_grad)
+    average = Average(task.student, recipe.ema) if recipe.ema else None
+    return Stage(
+        "main", task, optimizer, scaler, schedule, recipe.epochs, recipe.clip_grad, average
+    )
 
 
 def first_stage(
@@ -105,23 +138,43 @@ def first_stage(
     if not stage.parameters_trained:
         return None
     schedule = Schedule(task.method.first_stage_rate(rate))
-    optimizer = make_optimizer(stage.parameters_trained, schedule.start, recipe)
+    groups = parameter_groups(stage.parameters_trained, task.student, recipe, rate)
+    optimizer = make_optimizer(groups, schedule.start, recipe)
     scaler = task.numerics.scaler()
     return Stage("first", stage, optimizer, scaler, schedule, epochs, recipe.clip_grad)
 
 
-def make_optimizer(
-    parameters: Iterable[nn.Parameter], rate: float, recipe: RecipeOptions, delta: float = 0.0
-) -> Optimizer:
-    """SGD, AdamW, or DOT where `delta` is not 0."""
+def parameter_groups(
+    parameters: Iterable[nn.Parameter], student: Classifier, recipe: RecipeOptions, rate: float
+) -> list[dict[str, Any]]:
+    """Parameters that are trained -> groups of an optimizer, each with its `share` of the rate.
+
+    It is one group, or with --backbone_rate another one: the student without its classifier.
+    `rate` is what a run starts at.
+    """
     trained = [p for p in parameters if p.requires_grad]
+    backbone = {*student.parameters()} - {*student.head.parameters()}
+    if recipe.backbone_rate is None:
+        return [{"params": trained, "share": 1.0}]
+    groups = [
+        {"params": [p for p in trained if p not in backbone], "share": 1.0},
+        {"params": [p for p in trained if p in backbone], "share": recipe.backbone_rate / rate},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimizer(
+    groups: list[dict[str, Any]], rate: float, recipe: RecipeOptions, delta: float = 0.0
+) -> Optimizer:
+    """SGD, AdamW, or DOT where `delta` is not 0, at the rate of the first step."""
+    groups = [{**group, "lr": rate * group["share"]} for group in groups]
     if delta:
-        return DOT(trained, rate, recipe.momentum, recipe.weight_decay, delta)
+        return DOT(groups, rate, recipe.momentum, recipe.weight_decay, delta)
     if recipe.optimizer == "adamw":
-        capturable = trained[0].is_cuda  # else no step can be captured
+        capturable = groups[0]["params"][0].is_cuda  # else no step can be captured
         return torch.optim.AdamW(
-            trained, lr=rate, weight_decay=recipe.weight_decay, fused=True, capturable=capturable
+            groups, rate, weight_decay=recipe.weight_decay, fused=True, capturable=capturable
         )
     return torch.optim.SGD(
-        trained, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+        groups, rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
     )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor
 
 from helper.errors import UserError
 from helper.files import write_json
@@ -75,6 +75,13 @@ class Run:
         if state["epoch"] > stage.epochs:
             raise UserError(f"{file} is of epoch {state['epoch']}, and there are {stage.epochs}")
         checkpoint.check_optimizer(stage, state["optimizer"], file)
+        checkpoint.check_tensors(state["average"], file)
+        checkpoint.check_fit(
+            stage.average.live if stage.average else {},
+            state["average"],
+            file,
+            "the average of this run",
+        )
         stage.load_state(state)
         if self.writes:
             print(f"resumed after epoch {state['epoch']} of the {stage.name} stage", flush=True)
@@ -136,7 +143,7 @@ class Run:
         if not self.writes:
             return
         path = self.folder.path
-        weights = self._weights(stage.task.student, epoch, logs.accuracy(numbers))
+        weights = self._weights(stage.weights(), epoch, logs.accuracy(numbers))
         if better:
             checkpoint.save(self.weights_file("best"), weights)
         if self._is_due(stage, epoch):
@@ -157,11 +164,13 @@ class Run:
         first one, the last one and every --save_freq."""
         return not stage.task.memories() or epoch == 1 or self._is_due(stage, epoch)
 
-    def _weights(self, network: nn.Module, epoch: int, accuracy: float) -> dict[str, Any]:
+    def _weights(
+        self, weights: Mapping[str, Tensor], epoch: int, accuracy: float
+    ) -> dict[str, Any]:
         """RepDistiller's layout, and what lets the file say whose weights it holds."""
         return {
             "epoch": epoch,
-            "model": {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()},
+            "model": {k: v.detach().cpu().contiguous() for k, v in weights.items()},
             "accuracy": accuracy,
             "model_name": self.model,
             **self.facts["data"],

@@ -48,6 +48,8 @@ def read_state(path: Path, metrics: Path) -> dict[str, Any]:
     `metrics` has the epochs that one of an earlier release lacks.
     """
     state = checkpoint.load(path)
+    if isinstance(state, dict):
+        state.setdefault("average", {})
     if isinstance(state, dict) and "history" not in state:
         state["history"] = read_history(state, metrics)
     if wrong := wrong_in(state, STATE) or wrong_in_progress(state):
@@ -129,6 +131,7 @@ STATE: dict[str, Form] = {
     "history": lambda value: isinstance(value, list) and all(map(are_numbers, value)),
     "task": is_dict,
     "optimizer": is_dict,
+    "average": is_dict,
     "scaler": are_numbers,
     "experiment": lambda value: not wrong_in(value, EXPERIMENT),
 }

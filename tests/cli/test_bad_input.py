@@ -63,6 +63,17 @@ LINES = [
         f"{TEACHER} --optimizer adam",
         r"--optimizer: invalid choice: 'adam' .*'sgd', 'adamw'",
     ),
+    (f"{TEACHER} --ema 1.5", "argument --ema: 1.5 is not between 0 and 1"),
+    (f"{TEACHER} --ema 1", "argument --ema: 1 is not below 1"),
+    (f"{TEACHER} --backbone_rate 0", "argument --backbone_rate/.*: 0 is not above 0"),
+    (
+        f"{PROBE} --path_s bare.pth --model_s resnet8 --backbone_rate 0.01",
+        "--backbone_rate tells a network from its classifier, and here one of them is not trained",
+    ),
+    (
+        f"{STUDENT} --path_t bare.pth --model_t resnet8 --distill simkd --backbone_rate 0.01",
+        "--backbone_rate tells a network from its classifier, and here one of them is not trained",
+    ),
     (f"{TEACHER} --schedule linear", "--schedule: invalid choice: 'linear'"),
     (
         f"{TEACHER} --schedule cosine --lr_decay_epochs 1",

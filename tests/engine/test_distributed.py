@@ -37,6 +37,7 @@ METHODS = {
     "wkd_feature": "--distill wkd_feature -b 0.008",
     "crd, dot": "--distill crd --nce_k 12 -a 1 --dot 0.05 --clip_grad 2",
     "dkd, ctkd": "--distill dkd --ctkd",
+    "kd, average": "--distill kd --ema 0.5 --trial 4",
     "crld": "--distill crld --crld_weak 0.3 -a 1",
     "simkd": "--distill simkd",
     "kd, banked": "--distill kd --sdd 1,2 --teacher_bank {folder}/bank",

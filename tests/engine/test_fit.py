@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cli.objective import kd_and_method
 from cli.parse import parse_student
@@ -34,6 +35,7 @@ class OneBatch:
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(8, 3, 16, 16, generator=generator)
         self.batch = Batch(images, torch.arange(8), torch.arange(8))
+        self.labels = self.batch.labels
 
     def __len__(self):
         return 1
@@ -98,6 +100,63 @@ def taken_by_a_step(stage, data) -> torch.Tensor:
     recorder = SimpleNamespace(log_step=lambda *_: None)
     train_epoch(stage, StageStep(stage, stage.task), data, 1, recorder, print_freq=1)
     return before - torch.cat([p.detach().flatten() for p in trained])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_backbone_has_a_rate_of_its_own(optimizer):
+    def moved(backbone_rate):
+        torch.manual_seed(1)
+        task = Supervised(MODELS["resnet8"](10), NUMERICS)
+        recipe = RecipeOptions(backbone_rate=backbone_rate, optimizer=optimizer, **RECIPE)
+        stage = main_stage(task, Schedule(0.01), recipe)
+        before = copy.deepcopy(task.student.state_dict())
+        recorder = SimpleNamespace(log_step=lambda *_: None)
+        train_epoch(stage, StageStep(stage, task), OneBatch(), 1, recorder, print_freq=1)
+        after = task.student.state_dict()
+        return {name: after[name] - before[name] for name in ("fc.weight", "conv1.weight")}
+
+    alike, apart = moved(None), moved(0.001)
+    torch.testing.assert_close(apart["fc.weight"], alike["fc.weight"])
+    torch.testing.assert_close(
+        apart["conv1.weight"], 0.1 * alike["conv1.weight"], atol=1e-6, rtol=1e-3
+    )
+
+
+def test_the_schedule_scales_both_rates_alike():
+    task = Supervised(MODELS["resnet8"](10), NUMERICS)
+    recipe = RecipeOptions(backbone_rate=0.02, **RECIPE)
+    stage = main_stage(task, Schedule(0.1, (1,), 0.5), recipe)
+    assert stage.rates == pytest.approx([0.1, 0.02])
+    stage.begin_epoch(2)
+    assert stage.rates == pytest.approx([0.05, 0.01])
+
+
+def test_the_average_is_evaluated_and_kept_and_training_goes_on_without_it():
+    torch.manual_seed(1)
+    task = Supervised(MODELS["resnet8"](10), NUMERICS)
+    stage = main_stage(task, Schedule(0.1), RecipeOptions(ema=0.75, epochs=3))
+    data, measured, live, kept, losses = OneBatch(), OneBatch(), [], [], []
+    measured.split = "val"
+
+    def finish_epoch(stage, epoch, numbers):
+        live.append(copy.deepcopy(task.student.state_dict()))
+        kept.append(copy.deepcopy(stage.weights()))
+        losses.append(numbers["val_loss"])
+
+    recorder = SimpleNamespace(
+        restore=lambda _: 0, log_step=lambda *_: None, finish_epoch=finish_epoch
+    )
+    fit(stage, data, measured, recorder, print_freq=1)
+    average = live[0]
+    for epoch in (1, 2):
+        average = {name: 0.75 * x + 0.25 * live[epoch][name] for name, x in average.items()}
+    for name in ("fc.weight", "bn1.running_mean"):
+        torch.testing.assert_close(kept[2][name], average[name])
+        assert not torch.allclose(kept[2][name], live[2][name])
+    network = MODELS["resnet8"](10).eval()
+    network.load_state_dict(kept[2])
+    loss = F.cross_entropy(network(data.batch.images), data.batch.labels)
+    assert losses[2] == pytest.approx(loss.item())
 
 
 @pytest.mark.parametrize(

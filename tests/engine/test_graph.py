@@ -40,7 +40,8 @@ LINES = (
     *(f"--distill {name} --warmup 3" for name in METHODS if name not in ("kd", "dcd")),  # dcd: icd
     "--distill kd --sdd 1,2 --tekap --logit_stand --clip_grad 1",
     "--distill dkd --ctkd",
-    "--distill hint --optimizer adamw --clip_grad 1",
+    "--distill hint --optimizer adamw --clip_grad 1 --backbone_rate 0.01",
+    "--distill hint --dot 0.05 --backbone_rate 0.01",
     "--distill hint --dot 0.05 --clip_grad 1",
     "--distill crd --tekap --nce_k 12 --warmup 3",
     "--distill rrd --nce_k 12 --rrd_memory momentum --warmup 3",

@@ -89,8 +89,8 @@ def device(monkeypatch):
 
 def stage_of(task: Task, name: str = "main", clip_grad: float = 0.0) -> Stage:
     """A stage whose optimizer runs on tensors that are none of torch's own."""
-    trained = [p for p in task.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trained, 0.01, momentum=0.9, weight_decay=5e-4, foreach=False)
+    groups = [{"params": [p for p in task.parameters() if p.requires_grad], "share": 1.0}]
+    optimizer = torch.optim.SGD(groups, 0.01, momentum=0.9, weight_decay=5e-4, foreach=False)
     return Stage(name, task, optimizer, task.numerics.scaler(), Schedule(0.01), 1, clip_grad)
 
 

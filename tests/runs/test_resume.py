@@ -60,6 +60,8 @@ def assert_same_run(one: Path, other: Path) -> None:
         for key in ("model", "task"):
             for entry, value in a.get(key, {}).items():
                 assert torch.equal(value, b[key][entry]), f"{name}: {entry}"
+    a, b = (checkpoint.load(f / "resume.pth")["average"] for f in (one, other))
+    assert all(torch.equal(a[name], b[name]) for name in a.keys() | b.keys())
     a, b = (checkpoint.load(f / "resume.pth")["optimizer"]["state"] for f in (one, other))
     assert all(torch.equal(a[i][name], b[i][name]) for i in a for name in a[i])
 
@@ -165,7 +167,9 @@ def test_large_memories_and_what_else_is_resumed_are_of_one_epoch(run, tmp_path,
                 return
 
 
-@pytest.mark.parametrize("recipe", ["--optimizer adamw --schedule cosine"])
+@pytest.mark.parametrize(
+    "recipe", ["--optimizer adamw --schedule cosine", "--ema 0.9 --backbone_rate 0.01"]
+)
 def test_every_recipe_is_resumed_with_the_same_bits(recipe, run, tmp_path, monkeypatch):
     teacher_in(tmp_path)
     run(f"{LINE} {recipe} --save_dir whole")
