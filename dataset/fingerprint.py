@@ -7,26 +7,27 @@ import os
 from torch import Tensor
 
 from dataset.base import DataSet
-from dataset.folder import Files, reading
+from dataset.layout import Files, reading
 from dataset.stream import StreamedSet
 
 
 def fingerprint(data: DataSet | StreamedSet) -> str:
     """sha256 (hex) of everything in the data that changes a number; where it lies does not count.
 
-    Images in memory: pixels and labels of both splits, class names, mean, std, padding, flip.
-    Image files: the names, sizes in bytes and labels of both splits, class names, mean, std,
+    Images in memory: pixels and labels of all splits, class names, mean, std, padding, flip.
+    Image files: the names, sizes in bytes and labels of all splits, class names, mean, std,
     image_size. The files are not read, so a change that keeps a file's name and size goes unseen.
     """
-    digest = hashlib.sha256()
+    digest, splits = hashlib.sha256(), list(filter(None, (data.train, data.test, data.val)))
     if isinstance(data, DataSet):
         _add(digest, "in memory", data.padding, data.flip)
-        for tensor in (data.train.images, data.train.labels, data.test.images, data.test.labels):
-            _add_tensor(digest, tensor)
+        for split in splits:
+            _add_tensor(digest, split.images)
+            _add_tensor(digest, split.labels)
     else:
         _add(digest, "files", data.image_size)
-        _add_files(digest, data.train)
-        _add_files(digest, data.test)
+        for split in splits:
+            _add_files(digest, split)
     _add(digest, data.classes, *([float(x) for x in values] for values in (data.mean, data.std)))
     return digest.hexdigest()
 

@@ -1,23 +1,20 @@
-"""Any folder of images: train/<class>/... and val/<class>/... or test/<class>/...
+"""Any images on disk, in the layouts of `dataset.layout`, decoded and kept in memory.
 
 Decoded images are kept in a cache file. Its name is a hash of the names and the bytes of all image
 files, so a changed pixel can never be answered with an old file. N images of S x S.
 """
 
 import concurrent.futures
-import contextlib
 import hashlib
 import io
 import multiprocessing
 import os
 import stat
-import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,15 +22,15 @@ from tqdm import tqdm
 
 from dataset import DATASETS
 from dataset.base import DataSet, DataSource, Split, check_image_size, mean_and_std
+from dataset.layout import Files, SplitOptions, find_files, name_of, print_note, reading
 from helper.errors import UserError
 from helper.options import option, positive
 
 if TYPE_CHECKING:  # Pillow is imported where an image is read, which a command's --help never does
     from PIL import Image
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 MAX_SIZE = 64  # default size of larger images: the data set has to fit in memory
-DECODING_VERSION = 1  # raised when decoding changes: older cache files are not read
+DECODING_VERSION = 2  # raised when decoding changes: older cache files are not read
 DECODE_BATCH = 64  # images that a process decodes at a time
 # Pillow would open others as well, PostScript with a program of its own
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -41,24 +38,19 @@ MAX_BYTES = 1 << 31  # of a file: more is no image
 MAX_PIXELS = 1 << 27  # of an image whose shorter side has been scaled
 
 
-class Files(NamedTuple):
-    """The image files of a split and the class of each."""
-
-    paths: list[str]
-    labels: list[int]
-    root: str = ""  # folder of the split, with which each path begins
-
-
 @DATASETS.register("folder")
 class Folder(DataSource):
-    """Any folder of images: train/CLASS/IMAGE and val/CLASS/IMAGE or test/CLASS/IMAGE.
+    """Any images: a folder a class, in train/ and val/ or test/ or not split, or a CSV file.
 
-    Class names are those of train/; mean and std are inferred from the training images.
+    Class names are those of the folders; mean and std are inferred from the training images.
     """
 
     @dataclass(frozen=True)
-    class Options:
-        data_dir: str = option("./data", "folder that holds train/ and val/ or test/")
+    class Options(SplitOptions):
+        data_dir: str = option(
+            "./data",
+            "folder of folders CLASS, or of train/ and val/ or test/, or a CSV of path,label",
+        )
         image_size: int | None = option(
             None,
             "side of the squares that images are scaled and cut to (default: the one size that all "
@@ -69,138 +61,40 @@ class Folder(DataSource):
 
     @staticmethod
     def load(options: Options) -> DataSet:
-        root, size = Path(options.data_dir), options.image_size
+        size = options.image_size
         if size is not None:
             check_image_size(size)
-        classes, *splits = class_files(root)
-        cache = Path(options.cache_dir) / f"folder-{content_key(root, splits, size)}.npz"
-        images = read_cache(cache, [len(files.paths) for files in splits])
+        layout = find_files(options.data_dir, options)
+        splits = [files for files in layout[1:] if files]  # train, test, val
+        cache = Path(options.cache_dir) / f"folder-{content_key(splits, size)}.npz"
+        paths = [path for files in splits for path in files.paths]
+        images = read_cache(cache, len(paths))  # (N, 3, S, S)
         if images is None:
-            paths = [path for files in splits for path in files.paths]
-            every = decode(paths, size)  # (N, 3, S, S)
-            images = np.split(every, [len(splits[0].paths)])
+            images = decode(paths, size)
             write_cache(cache, images)
-        train, test = (
+        ends = np.cumsum([len(files.paths) for files in splits])[:-1]
+        train, test, *val = (
             Split(torch.from_numpy(pixels), torch.tensor(files.labels))
-            for pixels, files in zip(images, splits)
+            for pixels, files in zip(np.split(images, ends), splits)
         )
         mean, std = mean_and_std(train.images)
-        padding = train.images.shape[-1] // 8
-        name = Folder.called(options)
-        return DataSet(name, train, test, classes, mean, std, padding=padding)
+        data = DataSet(Folder.called(options), train, test, layout.classes, mean, std)
+        return replace(data, padding=data.image_size // 8, val=val[0] if val else None)
 
     @staticmethod
     def called(options: Options) -> str:
-        return Path(options.data_dir).resolve().name
+        return name_of(options.data_dir)
 
 
-def print_note(text: str) -> None:
-    """A line for the user that is no warning."""
-    print(text, file=sys.stderr)
-
-
-@contextlib.contextmanager
-def reading(path: str | Path):
-    """Turn an OSError about a file or a folder, `path` or below, into a line for the user."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename or path}: {error.strerror}") from error
-
-
-def class_files(root: Path) -> tuple[tuple[str, ...], Files, Files]:
-    """root -> names of the classes, image files of the training and of the test split."""
-    with reading(root):
-        folders = split_folders(root)
-        classes = class_names(*folders)
-        train, test = (list_files(folder, classes) for folder in folders)
-    return classes, train, test
-
-
-def split_folders(root: Path) -> tuple[Path, Path]:
-    """root -> the folders of the training and the test split."""
-    if not root.is_dir():
-        raise UserError(
-            f"no folder {root}: name the one that holds train/ and val/ with --data_dir"
-        )
-    if not (root / "train").is_dir():
-        raise UserError(
-            f"no train/ in {root}: it needs train/CLASS/IMAGE and val/CLASS/IMAGE; "
-            "--data_dir names the folder that has them"
-        )
-    found = [root / name for name in ("val", "test") if (root / name).is_dir()]
-    if not found:
-        raise UserError(f"neither val/ nor test/ in {root}: one of them is needed to test on")
-    if len(found) == 2:
-        print_note(f"{root} has val/ and test/: val/ is used, test/ is not looked at")
-    return root / "train", found[0]
-
-
-def class_names(train: Path, test: Path) -> tuple[str, ...]:
-    """Names of the class folders, which have to be the same in both splits."""
-
-    def names(folder: Path) -> set[str]:
-        return {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
-
-    ours, theirs = names(train), names(test)
-    if not ours:
-        raise UserError(f"no class folders in {train}: images belong in {train}/CLASS/IMAGE")
-    if ours != theirs:
-        only = [
-            f"only in {s.name}/: {shortened(d)}"
-            for s, d in ((train, ours - theirs), (test, theirs - ours))
-            if d
-        ]
-        raise UserError(f"{train} and {test} differ in their class folders ({'; '.join(only)})")
-    return tuple(sorted(ours))
-
-
-def shortened(names: set[str], limit: int = 5) -> str:
-    """'a, b, c, d, e and 7 more'"""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(sorted(names)[:limit]) + more
-
-
-def list_files(folder: Path, classes: tuple[str, ...]) -> Files:
-    """Every image below each class folder, in the order of the names."""
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        found = sorted(image_files(folder / name))
-        if not found:
-            raise UserError(
-                f"no images in {folder / name}: looked for {', '.join(sorted(SUFFIXES))}"
-            )
-        paths += found
-        labels += [label] * len(found)
-    return Files(paths, labels, str(folder))
-
-
-def image_files(folder: Path) -> Iterator[str]:
-    """Every image below a folder; nothing hidden, and no link to a folder that it lies in."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    for where, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        inside = [(name, Path(where, name)) for name in folders if not name.startswith(".")]
-        folders[:] = [name for name, path in inside if not leads_back(path)]
-        for file in files:
-            if os.path.splitext(file)[1].lower() in SUFFIXES and not file.startswith("."):
-                yield os.path.join(where, file)
-
-
-def leads_back(path: Path) -> bool:
-    """Whether it is a link to a folder around it, and following it would never end."""
-    return path.is_symlink() and any(path.samefile(parent) for parent in path.parents)
-
-
-def content_key(root: Path, splits: list[Files], size: int | None) -> str:
+def content_key(splits: list[Files], size: int | None) -> str:
     """A hash of all that the decoded images depend on: file names, file contents, size."""
     total = hashlib.sha256(f"{DECODING_VERSION} {MAX_SIZE} {size}".encode())
-    for path in (path for files in splits for path in files.paths):
-        data = read_file(path)
-        total.update(os.fsencode(path.removeprefix(str(root))) + b"\0%d\0" % len(data))
-        total.update(data)
+    for files in splits:
+        total.update(b"%d\0" % len(files.paths))
+        for path in files.paths:
+            data = read_file(path)
+            total.update(os.fsencode(path.removeprefix(files.root)) + b"\0%d\0" % len(data))
+            total.update(data)
     return total.hexdigest()[:32]
 
 
@@ -315,17 +209,14 @@ def resize_and_center_crop(image: "Image.Image", size: int) -> "Image.Image":
     return image.crop((left, top, left + size, top + size))
 
 
-def read_cache(path: Path, counts: list[int]) -> list[np.ndarray] | None:
-    """The two arrays of images, or None if the file is absent or (with a note) broken."""
+def read_cache(path: Path, n: int) -> np.ndarray | None:
+    """The N images, or None if the file is absent or (with a note) broken."""
     if not os.path.exists(path):
         return None
     try:
         with np.load(path, allow_pickle=False) as stored:  # checks the checksum of each array
-            images = [stored["train"], stored["test"]]
-        if all(
-            a.dtype == np.uint8 and a.ndim == 4 and a.shape[:2] == (n, 3)
-            for a, n in zip(images, counts)
-        ):
+            images = stored["images"]
+        if images.dtype == np.uint8 and images.ndim == 4 and images.shape[:2] == (n, 3):
             return images
         problem = "is broken (unexpected content)"
     except OSError as error:
@@ -336,14 +227,14 @@ def read_cache(path: Path, counts: list[int]) -> list[np.ndarray] | None:
     return None
 
 
-def write_cache(path: Path, images: list[np.ndarray]) -> None:
+def write_cache(path: Path, images: np.ndarray) -> None:
     """Write under another name and rename, so that no reader ever sees half a file."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
             temporary = Path(file.name)
-            np.savez(file, train=images[0], test=images[1])
+            np.savez(file, images=images)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -10,7 +10,7 @@ import torch
 
 from dataset import DATASETS
 from dataset.base import DataSource, check_image_size
-from dataset.folder import class_files
+from dataset.layout import SplitOptions, find_files, name_of
 from dataset.stream import StreamedSet
 from helper.errors import UserError
 from helper.options import option, positive
@@ -38,7 +38,7 @@ class ImageNet(DataSource):
     warmup = 1  # epochs, for methods that have one
 
     @dataclass(frozen=True)
-    class Options:
+    class Options(SplitOptions):
         data_dir: str = option("./data/imagenet", "folder that holds train/ and val/")
         image_size: int = option(224, "side of the crops", parse=positive)
         skip_corrupt: bool = option(False, "leave out files that are no images, and name them")
@@ -57,14 +57,11 @@ class ImageNet(DataSource):
 
     @staticmethod
     def load(options: Options) -> StreamedSet:
-        root = Path(options.data_dir)
         check_image_size(options.image_size)
-        classes, train, test = class_files(root)
+        layout = find_files(options.data_dir, options)
         return StreamedSet(
             name=ImageNet.called(options),
-            train=train,
-            test=test,
-            classes=classes,
+            **layout._asdict(),
             mean=MEAN,
             std=STD,
             image_size=options.image_size,
@@ -74,7 +71,7 @@ class ImageNet(DataSource):
 
     @staticmethod
     def called(options: Options) -> str:
-        return Path(options.data_dir).resolve().name
+        return name_of(options.data_dir)
 
     @staticmethod
     def has_pretrained(name: str) -> bool:

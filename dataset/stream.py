@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from dataset.augment import STRONG, draw, normalise, permutation, scale_and_shift
 from dataset.base import Batch
-from dataset.folder import Files, cpu_count, open_image
+from dataset.folder import cpu_count, open_image
+from dataset.layout import Files
 from dataset.loader import Loading, check_smallest_batch, rank_shares
 from helper.errors import UserError
 

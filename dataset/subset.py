@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dataset.augment import draw
 from dataset.base import DataSet, Split
-from dataset.folder import Files
+from dataset.layout import Files
 from dataset.stream import StreamedSet
 from helper.errors import UserError
 
@@ -38,10 +38,14 @@ def hold_out(data: AnySet, fraction: float, seed: int) -> AnySet:
 
     Each class keeps round((1 - fraction) * its size) images to train on, at least one. Both parts
     have their old order; `Batch.index` counts the images of its own part. A fraction of 0 returns
-    `data` itself.
+    `data` itself. UserError for data that has a `val` of its own.
     """
     if fraction == 0:
         return data
+    if data.val:
+        raise UserError(
+            f"--val_fraction: {data.name} has held-out images of its own (val/): leave the flag out"
+        )
     labels = torch.as_tensor(data.train.labels).cpu()
     kept = stratified(labels, 1 - fraction, seed, HELD_OUT)
     held = torch.ones(len(labels), dtype=torch.bool).index_fill_(0, kept, False).nonzero()[:, 0]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from dataset import DATASETS
 from dataset.base import DataSet, DataSource
-from dataset.folder import Folder, reading
+from dataset.folder import Folder
+from dataset.layout import reading
 from helper.errors import UserError
 from helper.options import option, positive
 

@@ -3,9 +3,11 @@
 import argparse
 import os
 import re
+from io import BytesIO
 
 import pytest
 import torch
+from PIL import Image
 
 from models import MODELS
 from models.any import build
@@ -17,6 +19,7 @@ FAKE = "--dataset fake --fake_size 20 --image_size 8 --epochs 1"
 TEACHER = f"train_teacher --model resnet8 {FAKE}"
 STUDENT = f"train_student --model_s resnet8 {FAKE}"
 PROBE = f"transfer_student {FAKE}"
+FOLDER = "train_teacher --model resnet8 --epochs 1 --dataset folder --image_size 8 --data_dir"
 
 LINES = [
     # flags
@@ -101,7 +104,30 @@ LINES = [
     # data
     ("train_teacher --dataset cifar11", r"no data set 'cifar11' \(did you mean cifar10"),
     ("train_teacher --dataset folder --data_dir nowhere", "no folder nowhere"),
-    ("train_teacher --dataset folder --data_dir empty", "no train/ in empty"),
+    (f"{FOLDER} empty", "no train/ in empty, and no folder of images: sort them into a folder a"),
+    (f"{FOLDER} sets/good/a", "no train/ in .*, 3 images lie there, and no folder of images"),
+    (f"{FOLDER} sets", "no train/ in sets, but in held/: --data_dir sets/held"),
+    (f"{FOLDER} sets/one_class", r"one class in sets/one_class \(a\): there is nothing to tell"),
+    (f"{FOLDER} sets/one_image", r"class b has one image \(sets/one_image/b/0.png\): it needs one"),
+    (f"{FOLDER} sets/strange", r"differ in their classes \(only in val: c\)"),
+    (f"{FOLDER} sets/hollow", "no images in sets/hollow/val/b: looked for .bmp"),
+    (f"{FOLDER} sets/untested", "neither val/ nor test/ in .*--data_dir sets/untested/train has"),
+    (f"{FOLDER} sets/good --test_fraction 1", "argument --test_fraction.*: 1 is more than 0.9"),
+    (
+        f"{FOLDER} sets/split --test_fraction 0.5",
+        r"has a split \(train, test\): leave the flag out",
+    ),
+    (f"{FOLDER} sets/zero", r"a/9.png is no readable image \(in none of the formats BMP"),
+    (f"{FOLDER} sets/svg", r"a/9.png is no readable image \(in none of the formats BMP"),
+    (f"{FOLDER} sets/cut", "a/9.png is no readable image .*: repair or remove it"),
+    (f"{FOLDER} sets/bomb", r"a/9.png is no readable image \(Image size \(400000000 pixels\)"),
+    (f"{FOLDER} sets/line", "a/9 9.png is no readable image"),
+    (f"{FOLDER} sets/absent.csv", "cannot read sets/absent.csv: No such file or directory"),
+    (f"{FOLDER} sets/text.csv", "begins with '<html>'.* has to be path,label"),
+    (f"{FOLDER} sets/gone.csv", "cannot read sets/none.png: No such file or directory"),
+    (f"{FOLDER} sets/dev.csv", "line 3: split is 'dev', and none of train, val, test"),
+    (f"{FOLDER} sets/short.csv", "line 2: it needs path,label, a value each"),
+    (f"{FOLDER} sets/bytes.csv", "is no CSV file in UTF-8"),
     (f"{TEACHER} --image_size 2", "images of 2 x 2 are too small"),
     (f"{TEACHER} --fake_classes 50", "--fake_size 20 is fewer than --fake_classes 50"),
     (
@@ -185,7 +211,49 @@ def files(tmp_path_factory):
     (folder / "text.pth").write_text("<html>404 not found</html>")
     (folder / "void.pth").write_bytes(b"")
     (folder / "empty").mkdir()
+    data_sets(folder / "sets")
     return folder
+
+
+def data_sets(root):
+    """A folder or a CSV file for each way in which a data set of one's own can be wrong."""
+
+    def images(name, *places):
+        for place in places:
+            path = root / name / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(path)
+
+    good = [f"{label}/{i}.png" for label in "ab" for i in range(3)]
+    split = [f"{part}/{label}/0.png" for part in ("train", "test") for label in "ab"]
+    images("good", *good)
+    images("split", *split)
+    images("held", *split, "val/a/0.png", "val/b/0.png")
+    images("one_class", "a/0.png", "a/1.png")
+    images("one_image", "a/0.png", "a/1.png", "b/0.png")
+    images("strange", "train/a/0.png", "val/a/0.png", "val/c/0.png")
+    images("hollow", "train/a/0.png", "train/b/0.png", "val/a/0.png")
+    (root / "hollow/val/b").mkdir()
+    images("untested", "train/a/0.png", "train/b/0.png")
+    whole = (root / "good/a/0.png").read_bytes()
+    bomb = BytesIO()
+    Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
+    bad = {
+        "zero": b"",
+        "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "cut": whole[: len(whole) // 2],
+        "bomb": bomb.getvalue(),
+        "line": b"",
+    }
+    for name, content in bad.items():
+        images(name, *good)
+        (root / name / "a" / ("9\n9.png" if name == "line" else "9.png")).write_bytes(content)
+    (root / "text.csv").write_text("<html>")
+    rows = [f"good/{name},{name[0]}" for name in good]
+    (root / "gone.csv").write_text("\n".join(["path,label", *rows, "none.png,a", "none2.png,a"]))
+    (root / "dev.csv").write_text("path,label,split\na.png,a,train\nb.png,b,dev\n")
+    (root / "short.csv").write_text("path,label\na.png\n")
+    (root / "bytes.csv").write_bytes(b"path,label\n\xff\xff,a\n")
 
 
 @pytest.fixture

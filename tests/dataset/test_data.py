@@ -21,8 +21,11 @@ from sklearn.datasets import load_digits
 
 from dataset import DATASETS
 from dataset.base import DataSet, DataSource, mean_and_std
-from dataset.folder import Files, Folder, content_key, open_image, resize_and_center_crop
+from dataset.fingerprint import fingerprint
+from dataset.folder import Folder, content_key, open_image, resize_and_center_crop
+from dataset.layout import Files
 from dataset.loader import Loader, Loading
+from dataset.subset import hold_out
 from helper.errors import UserError
 from helper.options import Parser
 from helper.vision import torchvision
@@ -367,7 +370,7 @@ def content_key_of(files, size=None):
         paths = [f"{root}/{name}" for name in files]
         for path, content in zip(paths, files.values()):
             Path(path).write_bytes(content)
-        return content_key(Path(root), [Files(paths, [0] * len(paths))], size)
+        return content_key([Files(paths, [0] * len(paths), root)], size)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "method", "other", "empty"])
@@ -459,15 +462,30 @@ def test_image_size_brings_different_sizes_together(images):
 
 def test_large_images_are_scaled_and_that_is_said(tmp_path, capsys):
     for split in ("train", "val"):
-        save(tmp_path / "set" / split / "a" / "0.png", random_image(0, 90, 70))
+        for name in "ab":
+            save(tmp_path / "set" / split / name / "0.png", random_image(0, 90, 70))
     assert load_folder(tmp_path / "set").image_size == 64
     assert "images of 70 x 90 become 64 x 64; see --image_size" in capsys.readouterr().err
 
 
-def test_val_is_preferred_to_test_and_that_is_said(images, capsys):
-    save(images / "test" / "cow" / "0.png", random_image(0))
+def test_a_test_split_without_labels_is_left_and_that_is_said(images, capsys):
+    save(images / "test" / "images" / "0.png", random_image(0))
     assert len(load_folder(images).test.labels) == 4
-    assert "val/ is used" in capsys.readouterr().err
+    assert "test has none of the classes of val/" in capsys.readouterr().err
+
+
+def test_beside_a_test_split_val_is_held_out(images):
+    save(images / "test" / "ant" / "0.png", random_image(0))
+    save(images / "test" / "cat" / "0.png", random_image(1))
+    data = load_folder(images)
+    assert torch.equal(data.test.images, torch.stack([pixels(0), pixels(1)]))
+    assert torch.equal(data.val.images, torch.stack([pixels(seed) for seed in (15, 16, 5, 6)]))
+    again = load_folder(images)  # out of the cache
+    assert torch.equal(data.val.images, again.val.images)
+    changed = replace(data, val=data.test)
+    assert fingerprint(data) == fingerprint(again) != fingerprint(changed)
+    with pytest.raises(UserError, match="pictures has held-out images of its own"):
+        hold_out(data, 0.1, 0)
 
 
 def test_test_serves_when_there_is_no_val(images):
@@ -491,7 +509,7 @@ def test_what_is_missing_is_named(images):
 
     save(images / "val" / "dog" / "0.png", random_image(0))
     save(images / "train" / "cow" / "0.png", random_image(0))
-    says(r"differ in their class folders \(only in train/: cow; only in val/: dog\)")
+    says(r"differ in their classes \(only in train: cow; only in val: dog\)")
     shutil.rmtree(images / "val" / "dog")
     shutil.rmtree(images / "train" / "cow")
     (images / "val" / "cat" / "0.png").unlink()
@@ -500,10 +518,13 @@ def test_what_is_missing_is_named(images):
     shutil.rmtree(images / "val")
     says("neither val/ nor test/ in")
     (images / "val").mkdir()
-    says("only in train/: ant, cat")
+    says("only in train: ant, cat")
     shutil.rmtree(images / "train")
     says("no train/ in")
+    (images / "val").rmdir()
+    says("no train/ in .*, and no folder of images")
     (images / "train").mkdir()
+    (images / "val").mkdir()
     says("no class folders in")
     shutil.rmtree(images)
     says("no folder")

@@ -120,10 +120,10 @@ def test_an_image_too_long_to_be_scaled(tmp_path):
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (4000, 5)])
 def test_odd_sizes_are_scaled_and_cut(size, tmp_path):
-    for split in ("train", "val"):
-        picture(tmp_path / "set" / split / "a" / "0.png", size)
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        picture(tmp_path / "set" / name / "0.png", size)
     data = load("folder", tmp_path / "set")
-    assert data.train.images.shape == (1, 3, 16, 16)
+    assert data.train.images.shape == (2, 3, 16, 16)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "YCbCr", "I;16", "F"])

@@ -5,7 +5,7 @@ import torch
 
 from dataset import DATASETS
 from dataset.base import DataSet, Split
-from dataset.folder import Files
+from dataset.layout import Files
 from dataset.stream import StreamedSet
 from dataset.subset import HELD_OUT, hold_out, stratified, take_fraction
 from helper.errors import UserError

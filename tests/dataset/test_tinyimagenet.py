@@ -185,7 +185,7 @@ def test_published_folders_say_what_to_run(tmp_path):
 
 def test_what_is_missing_is_named(root):
     shutil.rmtree(root / "val" / "n02")
-    assert "differ in their class folders (only in train/: n02)" in complaint_of(root.parent)
+    assert "differ in their classes (only in train: n02)" in complaint_of(root.parent)
     shutil.rmtree(root / "val")
     write_folder(root / "test", {"n01/0.JPEG": jpeg(0)})  # has no labels where it is published
     text = complaint_of(root.parent)
