@@ -36,7 +36,7 @@ def train_student(argv):
     ]
     objective = describe_objective(options)
     memories = describe_memories(task, options.save_freq)
-    notes = [describe_pair(options), memories, parts.bank]
+    notes = [parts.start, describe_pair(options), memories, parts.bank]
     print_heading(setting, folder, task.student, objective, notes)
     facts = {
         "objective": objective,

@@ -22,10 +22,11 @@ def train_teacher(argv):
     if is_finished(folder, setting):
         return
     prepare(options.deterministic, setting.seed)
-    task = Supervised(setting.network(options.model), setting.numerics)
+    network, start = setting.trained_network()
+    task = Supervised(network, setting.numerics)
     stage = main_stage(task, setting.schedule, options)
     facts = {"objective": "CE", "terms": {"ce": 1.0}}
-    print_heading(setting, folder, task.student, facts["objective"])
+    print_heading(setting, folder, task.student, facts["objective"], [start])
     train(setting, folder, [stage], setting.loaders(), facts)
 
 

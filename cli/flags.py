@@ -75,6 +75,17 @@ class BankOptions:
 
 
 @dataclass(frozen=True)
+class StartOptions:
+    pretrained: bool = option(
+        False, "start from the weights that torchvision or timm publishes of the network",
+        added=True,
+    )  # fmt: skip
+    init: str = option(
+        "", "start from the weights of a file: a checkpoint, a state dict, safetensors", added=True
+    )
+
+
+@dataclass(frozen=True)
 class TeacherOptions:
     model: str = option("resnet110", f"network to train: a name, {ELSEWHERE}", "-m")
 

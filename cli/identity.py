@@ -60,6 +60,9 @@ def effective(values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
         values["lr_decay_epochs"] = decays_in_force(values["lr_decay_epochs"], options.epochs)
     if values["seed"] is None:
         values["seed"] = options.trial
+    for name in ("pretrained", "init"):  # which weights, and not where they lie
+        if values.get(name):
+            values[name] = setting.start.label
     if "image_size" in values:
         values["image_size"] = values["image_size"] or setting.data.image_size
     # Without synchronised BatchNorm each process has statistics of its own share; and each draws

@@ -21,6 +21,7 @@ from cli.networks import at_its_place
 from cli.objective import kd_and_method
 from cli.parse import parse_student, parse_teacher, parse_transfer
 from cli.setting import Setting
+from cli.start import start_of
 from cli.training import KINDS
 from dataset import DATASETS
 from distiller_zoo.base import Setup
@@ -177,7 +178,8 @@ def planned(options: Resolved, model: str) -> Planned:
     name = entry.called(options.read(entry.Options)) or options.dataset
     data = Outline(name, entry.networks, options.values.get("image_size"))
     rate = learning_rate(known_as)
-    return Planned(options, model, None, data, make_schedule(options, rate), rate, "")
+    start = start_of(options, known_as)
+    return Planned(options, model, None, data, make_schedule(options, rate), rate, "", start)
 
 
 def make_job(

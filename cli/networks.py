@@ -82,9 +82,9 @@ def load_one(setting: Setting, name: str, path: Path) -> Trained:
     options, data = setting.options, setting.data
     network = load_frozen(name, path, data)
     known = checkpoint.data_of(path)
-    own = options.mean_t or known.get("mean"), options.std_t or known.get("std")
-    if all(own):
-        network.expect_statistics(own, (data.mean, data.std))
+    mean, std = setting.statistics
+    own = options.mean_t or known.get("mean", mean), options.std_t or known.get("std", std)
+    network.expect_statistics(own, (data.mean, data.std))
     if not options.any_teacher:
         check_same_data(path, known, setting)
     return Trained(name, path, sha256(path), network, at_its_place(options))

@@ -14,6 +14,7 @@ from cli.flags import (
     EvalOptions,
     FractionOptions,
     RunOptions,
+    StartOptions,
     StudentOptions,
     TeacherOptions,
     TransferOptions,
@@ -23,7 +24,13 @@ from dataset import DATASETS
 from distiller_zoo import METHODS, VIEWS
 from distiller_zoo.base import Distiller, View
 from engine.device import DeviceOptions
-from engine.recipe import RECIPES, RecipeOptions, in_proportion, without_meaning
+from engine.recipe import (
+    FINE_TUNING_RATES,
+    RECIPES,
+    RecipeOptions,
+    in_proportion,
+    without_meaning,
+)
 from helper import config, teachers
 from helper.errors import UserError
 from helper.options import UNKNOWN, Parser, Resolved, resolve, words_in
@@ -35,7 +42,9 @@ PROBE_RECIPE = {"epochs": 120, "lr_decay_epochs": (30, 60, 90)}
 
 def parse_teacher(argv: Sequence[str]) -> Resolved:
     """Command line of train_teacher.py -> its options."""
-    classes, typed = parse((TeacherOptions, *COMMON), argv, "Train a network without a teacher.")
+    classes, typed = parse(
+        (TeacherOptions, StartOptions, *COMMON), argv, "Train a network without a teacher."
+    )
     return with_usual(
         lambda t: resolve(classes, data_layer(t, "model"), optimizer_layer(t), ("typed", t)), typed
     )
@@ -92,7 +101,7 @@ def parse_student(argv: Sequence[str]) -> StudentResolved:
     The weights come from the method's recipe, then from the views, then from what was typed.
     """
     about = "Train a student with the help of a teacher."
-    general = (StudentOptions, BankOptions, *COMMON)
+    general = (StudentOptions, StartOptions, BankOptions, *COMMON)
     classes, typed = parse(general, argv, about, students=True)
     typed = {name: value for name, value in typed.items() if value or name not in VIEWS}
     network_of = functools.cache(checkpoint.network_of)  # else the file is read for every flag
@@ -198,8 +207,10 @@ def data_layer(typed: Typed, trained: str) -> tuple[str, dict[str, Any]]:
 
 
 def optimizer_layer(typed: Typed) -> tuple[str, dict[str, float]]:
-    """What an optimizer has in the recipe's place."""
+    """What an optimizer has in the recipe's place, and fine-tuning with it."""
     name = typed.get("optimizer", RecipeOptions.optimizer)
+    if typed.get("pretrained") or typed.get("init"):
+        return f"fine-tuning by {name}", {**RECIPES[name], "learning_rate": FINE_TUNING_RATES[name]}
     return f"recipe of {name}", RECIPES[name]
 
 

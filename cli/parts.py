@@ -21,13 +21,14 @@ class Parts(NamedTuple):
     method: Distiller
     loaders: Loaders
     bank: str  # a line on the teacher's bank; empty where none is asked for
+    start: str  # a line on what the student starts from; empty where that is random
 
 
 def make_parts(setting: Setting, trained: Trained | None) -> Parts:
     """The parts that the options of train_student.py describe, with a trained teacher or none."""
     options = setting.options
     prepare(options.deterministic, setting.seed)  # so that the student starts as it would alone
-    student = setting.network(options.model_s)
+    student, start = setting.trained_network()
     loaders = setting.loaders(strong=options.choice.views_per_image(options) > 1)
     network = trained and trained.network
     setup = method_setup(student, network, setting.data.image_size, loaders.train)
@@ -37,4 +38,4 @@ def make_parts(setting: Setting, trained: Trained | None) -> Parts:
         teacher, bank = make_teacher(trained, setup.teacher, terms, setting, loaders.train)
     else:
         teacher, bank = NoTeacher(setting.numerics), ""
-    return Parts(student, teacher, kd, method, loaders, bank)
+    return Parts(student, teacher, kd, method, loaders, bank, start)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from cli.start import Start, start_of
 from dataset import DATASETS
 from dataset.base import Batch
 from dataset.fingerprint import fingerprint
@@ -21,7 +22,7 @@ from engine.recipe import Schedule, make_schedule
 from helper.files import check_writable
 from helper.options import Resolved
 from models.any import build, check_name, learning_rate
-from models.base import Classifier
+from models.base import Classifier, Statistics
 
 TEST_BATCH = {"cpu": 64, "cuda": 500}  # images a step where nothing is trained
 
@@ -53,6 +54,8 @@ class Setting:
     schedule: Schedule
     network_rate: float  # the learning rate that the network's recipe has
     fingerprint: str  # of all of the data set, whatever fraction of it is trained on
+    start: Start | None = None  # what the trained network starts from; None: random weights
+    statistics: Statistics = ((), ())  # mean and std of the data set's own pixels
 
     @property
     def seed(self) -> int:
@@ -74,6 +77,13 @@ class Setting:
         """A new network for the classes and the image size of the data set."""
         return make_network(name, self.data)
 
+    def trained_network(self) -> tuple[Classifier, str]:
+        """The network that is trained, and a line on what it starts from; '' for random weights."""
+        network = self.network(self.model)
+        if self.start is None:
+            return network, ""
+        return network, self.start.load(network, self.model, tuple(self.data.classes))
+
     def images_as_they_are(self) -> Iterator[Batch]:
         """The training images in the data set's order, shown as test images are."""
         options, device = self.options, self.numerics.device
@@ -94,9 +104,13 @@ class Setting:
 
 
 def make_setting(options: Resolved, model: str) -> Setting:
-    """Device, data and rates of a command that trains the network called `model`."""
+    """Device, data and rates of a command that trains the network called `model`.
+
+    A network that starts from trained weights is shown pixels normalised as for these.
+    """
     network = DATASETS[options.dataset].networks.get(model, model)
     check_name(network)
+    start_with = start_of(options, network)
     rate = learning_rate(network)
     schedule = make_schedule(options, rate)
     check_writable(Path(options.save_dir), "--save_dir")  # before the data, which may take minutes
@@ -105,7 +119,11 @@ def make_setting(options: Resolved, model: str) -> Setting:
     known_as = on_main_process(lambda: fingerprint(whole))
     rest = hold_out(whole, options.val_fraction, options.val_seed)
     data = take_fraction(rest, options.train_fraction, options.fraction_seed)
-    return Setting(options, model, numerics, data, schedule, rate, known_as)
+    own = (data.mean, data.std)
+    if start_with and start_with.statistics:
+        mean, std = (tuple(values) for values in start_with.statistics)
+        data = replace(data, mean=mean, std=std)
+    return Setting(options, model, numerics, data, schedule, rate, known_as, start_with, own)
 
 
 def load_data(options: Resolved) -> AnySet:

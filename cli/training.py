@@ -151,6 +151,7 @@ def run_facts(setting: Setting, student: Classifier) -> dict[str, Any]:
         "images": image_counts(setting),
         "best_on": "val" if setting.data.val else "test",
         "seed": setting.seed,
+        **({"start": setting.start.source} if setting.start else {}),
         "learning_rate": schedule.start,
         "lr_decay_epochs": list(schedule.decay_epochs),
         "lr_decay_rate": schedule.decay_rate,

@@ -89,6 +89,7 @@ RECIPES: dict[str, dict[str, float]] = {
     "sgd": {},
     "adamw": {"learning_rate": 1e-3, "weight_decay": 0.05},
 }
+FINE_TUNING_RATES = {"sgd": 0.01, "adamw": 1e-4}  # of networks that start from trained weights
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ def load(path: str | Path) -> Any:
         check_file(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
     try:
         with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -77,6 +79,20 @@ def load(path: str | Path) -> Any:
                 f"{path} would run code when loaded ({found[1]}): refused; save its weights alone"
             ) from None
         raise broken(path) from None
+    except Exception:  # whatever broken bytes lead to
+        raise broken(path) from None
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file; UserError where it is broken."""
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise UserError(
+            f"{path} needs the safetensors package: sh scripts/setup.sh requirements-export.txt"
+        ) from None
+    try:
+        return load_file(path)
     except Exception:  # whatever broken bytes lead to
         raise broken(path) from None
 

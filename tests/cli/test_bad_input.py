@@ -165,6 +165,42 @@ LINES = [
         f"train_student --model_s MobileNetV1 {FAKE} --path_t bare.pth --model_t resnet8 --sdd 1,2",
         "--sdd: a 1x1 last map has no regions",
     ),
+    # what to start from
+    (
+        f"{TEACHER} --pretrained",
+        "published weights of torchvision:NAME and timm:NAME, not of resnet8",
+    ),
+    (
+        f"{TEACHER} --model tests.networks:tiny --pretrained",
+        "not of tests.networks:tiny: --init FILE",
+    ),
+    (f"{STUDENT} --path_t bare.pth --model_t resnet8 --pretrained", "not of resnet8: --init FILE"),
+    (
+        f"{TEACHER} --pretrained --init bare.pth",
+        "--pretrained and --init both say what to start from: give one of them",
+    ),
+    (
+        f"{TEACHER} --model timm:botnet50ts_256 --pretrained",
+        "timm has no weights of botnet50ts_256",
+    ),
+    (f"{TEACHER} --init nowhere.pth", "no checkpoint nowhere.pth"),
+    (f"{TEACHER} --init empty", "empty is a folder: give a .pth file; it holds none"),
+    (f"{TEACHER} --init text.pth", "text.pth is no checkpoint, or a damaged one"),
+    (f"{TEACHER} --init code.pth", "code.pth would run code when loaded .*refused"),
+    (f"{TEACHER} --init numbers.pth", "numbers.pth holds no weights"),
+    (
+        f"{TEACHER} --init broken.safetensors",
+        "broken.safetensors is no checkpoint, or a damaged one",
+    ),
+    (
+        f"{TEACHER} --init wide.pth",
+        r"wide.pth does not fit resnet8 with 10 classes: conv1.weight is \(32, 3, 3, 3\) in",
+    ),
+    (
+        f"{TEACHER} --init extra.pth",
+        r"extra.pth does not fit resnet8.*spare \(3,\) is not in resnet8",
+    ),
+    (f"{PROBE} --path_s bare.pth --model_s resnet8 --init two.pth", "unknown argument --init"),
     # methods
     (
         f"{STUDENT} --nce_k 8",
@@ -208,6 +244,7 @@ def files(tmp_path_factory):
     torch.save({"model": weights, "extra": Exploding()}, folder / "code.pth")
     whole = (folder / "bare.pth").read_bytes()
     (folder / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    (folder / "broken.safetensors").write_bytes(b"{" * 20)
     (folder / "text.pth").write_text("<html>404 not found</html>")
     (folder / "void.pth").write_bytes(b"")
     (folder / "empty").mkdir()

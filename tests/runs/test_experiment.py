@@ -7,7 +7,14 @@ import re
 
 import pytest
 
-from cli.flags import BankOptions, EvalOptions, StudentOptions, TeacherOptions, TransferOptions
+from cli.flags import (
+    BankOptions,
+    EvalOptions,
+    StartOptions,
+    StudentOptions,
+    TeacherOptions,
+    TransferOptions,
+)
 from cli.parse import COMMON
 from dataset import DATASETS
 from distiller_zoo import METHODS, VIEWS
@@ -89,14 +96,15 @@ def test_the_name_says_what_is_unusual_and_is_never_too_long():
 
 def test_the_lists_of_options_name_only_options_that_exist():
     """A renamed option would silently become, or cease to be, part of the identity."""
-    classes = [TeacherOptions, StudentOptions, TransferOptions, BankOptions, EvalOptions, *COMMON]
+    classes = [TeacherOptions, StudentOptions, TransferOptions, BankOptions, StartOptions]
+    classes += [EvalOptions, *COMMON]
     general = {f.name for cls in classes for f in dataclasses.fields(cls)}
     entries = [registry[name] for registry in (METHODS, VIEWS, DATASETS) for name in registry]
     known = general | {f.name for entry in entries for f in dataclasses.fields(entry.Options)}
     assert known >= NO_NUMBER | ROUNDING
     assert not NO_NUMBER & ROUNDING
     of_eval = {f.name for f in dataclasses.fields(EvalOptions)}
-    trained = {f.name for cls in (*classes[:4], *COMMON) for f in dataclasses.fields(cls)}
+    trained = {f.name for cls in (*classes[:5], *COMMON) for f in dataclasses.fields(cls)}
     assert trained == GENERAL, "helper.options.GENERAL is what no method may call its options"
     assert of_eval - trained == {"ckpt", "json", "per_class"}
 
