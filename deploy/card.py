@@ -3,17 +3,20 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
+
 from deploy.network import Deployed
 
 
 def config_of(deployed: Deployed, normalised: bool) -> dict[str, Any]:
     """config.json as timm's folders on the hub have it, and what `read_config` reads."""
     size = deployed.image_size
+    features = deployed.network.features(torch.zeros(2, 3, size, size))
     return {
         "architecture": deployed.name.removeprefix("timm:"),
         "model_name": deployed.name,
         "num_classes": len(deployed.classes),
-        "num_features": deployed.network.head.in_features,
+        "num_features": features.pooled.shape[1],
         "label_names": list(deployed.classes),
         "normalisation_inside": normalised,  # of the graphs; the weights know of none
         "pretrained_cfg": {

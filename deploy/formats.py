@@ -65,7 +65,7 @@ def exported(deployed: Deployed, normalised: bool) -> torch.export.ExportedProgr
 
 def graph(deployed: Deployed, normalised: bool) -> nn.Module:
     """What is exported: the network, behind the normalisation of its images if that is wanted."""
-    return Normalised(deployed) if normalised else deployed.network
+    return Normalised(deployed) if normalised else deployed.module
 
 
 def example(deployed: Deployed) -> Tensor:

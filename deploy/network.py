@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from helper.errors import UserError
 from helper.files import read_regular
-from models.any import build
+from models.any import Wrapped, build
 from models.base import Classifier
 from runs import checkpoint
 from runs.forms import are_channels, are_texts, is_count, is_dict, is_text, wrong_in
@@ -36,6 +36,11 @@ class Deployed:
     mean: tuple[float, float, float]  # of pixels from 0 to 1
     std: tuple[float, float, float]
 
+    @property
+    def module(self) -> nn.Module:
+        """The network; one from elsewhere without what finds its features."""
+        return self.network.network if isinstance(self.network, Wrapped) else self.network
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels from 0 to 1, (B, 3, S, S) -> what the network reads."""
         mean, std = (torch.tensor(x)[:, None, None] for x in (self.mean, self.std))
@@ -47,7 +52,7 @@ class Normalised(nn.Module):
 
     def __init__(self, deployed: Deployed):
         super().__init__()
-        self.network = deployed.network
+        self.network = deployed.module
         mean, std = (torch.tensor(x)[:, None, None] for x in (deployed.mean, deployed.std))
         self.register_buffer("mean", mean, persistent=False)  # (3, 1, 1)
         self.register_buffer("std", std, persistent=False)
