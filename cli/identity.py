@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from cli.setting import Setting
 from dataset.augment import AUGMENTATION_VERSION
+from dataset.folder import DECODING_VERSION
+from dataset.stream import StreamedSet
 from engine.distributed import world_size
 from engine.fit import DROPOUT_VERSION
 from engine.objective import PROBE_VERSION
@@ -73,10 +75,12 @@ def effective(values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
 
 
 def code_versions(kind: str, setting: Setting) -> dict[str, str]:
-    """Versions of code that changes numbers: of the augmentation, the probe and dropout, and of
-    chosen files that are no part of a commit of this toolkit: methods, views and networks of one's
-    own."""
+    """Versions of code that changes numbers: of the augmentation, decoding, the probe and dropout,
+    and of chosen files that are no part of a commit of this toolkit: methods, views and networks of
+    one's own."""
     options, versions = setting.options, {"augmentation": str(AUGMENTATION_VERSION)}
+    if isinstance(setting.data, StreamedSet):  # of which the fingerprint knows no pixels
+        versions["decoding"] = str(DECODING_VERSION)
     if kind == "probe":
         versions["probe"] = str(PROBE_VERSION)
     elif setting.draws_in_training:

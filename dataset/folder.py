@@ -184,16 +184,47 @@ def open_image(path: str, shorter: int = 0) -> "Image.Image":
             size = " x ".join(map(str, image.size))
             raise ValueError(f"{size} has too many pixels once its shorter side is {shorter}")
         image.load()
-        if image.mode.startswith("I"):  # 16 bits of grey, which convert() would cut off at 255
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        if "transparency" in image.info:
-            image = image.convert("RGBA")
-        return image.convert("RGB")
+        return as_rgb(upright(image))
     except Exception as error:  # decoders raise whatever they like about a damaged file
         known = not isinstance(error, UnidentifiedImageError)
         unknown = f"in none of the formats {', '.join(FORMATS)}"
         reason = " ".join(str(error).split()) if known else unknown
         raise UserError(f"{path} is no readable image ({reason}): repair or remove it") from error
+
+
+def upright(image: "Image.Image") -> "Image.Image":
+    """An image as its EXIF orientation says; where that is damaged, as it is stored."""
+    from PIL import ExifTags, ImageOps
+
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
+    except Exception:  # readers of EXIF raise whatever they like, and the pixels are there
+        return image
+
+
+def as_rgb(image: "Image.Image") -> "Image.Image":
+    """An image in RGB, on white where it is transparent."""
+    from PIL import Image
+
+    if image.mode == "F" or image.mode.startswith("I"):  # convert() would cut them off at 255
+        image = Image.fromarray(as_bytes(image))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def as_bytes(image: "Image.Image") -> np.ndarray:
+    """Grey of 16 bits, or of floats from 0 to 1, as (H, W) uint8; ValueError for other numbers."""
+    values = np.asarray(image)
+    if image.mode == "I" and image.format == "TIFF":  # elsewhere it has 16 bits
+        raise ValueError("whole numbers of 32 bits: save it with 8 or 16")
+    if image.mode != "F":
+        return (values >> 8).astype(np.uint8)
+    if not (values.min() >= 0 and values.max() <= 1):  # NaN is refused as well
+        raise ValueError(f"floats from {values.min():g} to {values.max():g}, not from 0 to 1")
+    return (255 * values).round().astype(np.uint8)
 
 
 def resize_and_center_crop(image: "Image.Image", size: int) -> "Image.Image":

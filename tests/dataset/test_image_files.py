@@ -129,13 +129,84 @@ def test_odd_sizes_are_scaled_and_cut(size, tmp_path):
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "YCbCr", "I;16", "F"])
 def test_every_mode_is_read_as_rgb(mode, tmp_path):
     grey = np.full((9, 9), 200)
-    wide = {"I;16": (grey * 257).astype(np.uint16), "F": grey.astype(np.float32)}
+    wide = {"I;16": (grey * 257).astype(np.uint16), "F": (grey / 255).astype(np.float32)}
     image = Image.fromarray(wide.get(mode, grey.astype(np.uint8)))
     image = image if mode in wide else image.convert("RGB").convert(mode)
     image.save(tmp_path / "a.tiff")
     pixels = np.asarray(open_image(str(tmp_path / "a.tiff")))
     assert pixels.shape == (9, 9, 3)
     assert abs(pixels.mean() - 200) < (56 if mode == "1" else 5)
+
+
+@pytest.mark.parametrize("bits", [">u2", "<u2"])
+def test_grey_of_16_bits_is_scaled_by_its_range(bits, tmp_path):
+    for suffix in ("png", "tiff"):
+        Image.fromarray(np.array([[0, 257, 65535]], dtype=bits)).save(tmp_path / f"a.{suffix}")
+        assert np.asarray(open_image(str(tmp_path / f"a.{suffix}")))[0, :, 0].tolist() == [
+            0,
+            1,
+            255,
+        ]
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 1000\n" + np.array([500, 1000], ">u2").tobytes())
+    assert np.asarray(open_image(str(tmp_path / "a.pgm")))[0, :, 0].tolist() == [128, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.array([[0.0, 1.5]], np.float32), "floats from 0 to 1.5, not from 0 to 1"),
+        (np.array([[-1.0, 1.0]], np.float32), "floats from -1 to 1"),
+        (np.array([[0.0, np.nan]], np.float32), "floats from nan to nan"),
+        (np.array([[0, 255]], np.int32), "whole numbers of 32 bits: save it with 8 or 16"),
+    ],
+)
+def test_numbers_whose_range_nobody_says_are_refused(values, words, tmp_path):
+    Image.fromarray(values).save(tmp_path / "a.tiff")
+    assert words in refused(tmp_path / "a.tiff")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_turned_as_their_exif_says(kind, orientation, tmp_path):
+    corners = np.zeros((16, 24, 3), np.uint8)
+    corners[:8, :8] = 255, 0, 0
+    corners[:8, 16:] = 0, 0, 255
+    stored = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the inverse transposition, of Pillow
+    image = Image.fromarray(corners)
+    image = image.transpose(stored[orientation]) if orientation > 1 else image
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.png", format=kind, exif=exif)
+    seen = np.asarray(open_image(str(tmp_path / "a.png"))).astype(int)
+    assert seen.shape == corners.shape
+    assert abs(seen - corners).mean() < 12
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_leaves_the_pixels(tmp_path):
+    plain = picture(tmp_path / "a.png", format="JPEG")
+    damaged = picture(
+        tmp_path / "b.png", format="JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"
+    )
+    assert np.array_equal(*(np.asarray(open_image(str(path))) for path in (plain, damaged)))
+
+
+def test_a_jpeg_is_read_as_pillow_reads_it(tmp_path):
+    path = picture(tmp_path / "a.jpg", (33, 47))
+    assert np.array_equal(np.asarray(open_image(str(path))), np.asarray(Image.open(path)))
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+def test_what_is_transparent_is_white(mode, tmp_path):
+    image = Image.new("RGBA", (2, 1), (100, 100, 100, 255))
+    image.putpixel((0, 0), (0, 0, 0, 0))
+    if mode == "P":
+        image = Image.fromarray(np.array([[1, 0]], np.uint8), "L").convert("P")
+        image.putpalette([100, 100, 100, 0, 0, 0])
+        image.save(tmp_path / "a.png", transparency=1)
+    else:
+        image.convert(mode).save(tmp_path / "a.png")
+    assert np.asarray(open_image(str(tmp_path / "a.png")))[0, :, 0].tolist() == [255, 100]
 
 
 # Folders

@@ -13,7 +13,7 @@ from PIL import Image
 from cli import parse
 from dataset import DATASETS
 from dataset.augment import STRONG, draw
-from dataset.folder import open_image
+from dataset.folder import DECODING_VERSION, open_image
 from dataset.imagenet import MEAN, STD
 from dataset.loader import Loading
 from dataset.stream import CROP, ImageFiles, Paths, StreamLoader
@@ -189,6 +189,8 @@ def test_teacher_and_student_train(run, root, tmp_path, capsys):
     path = only(tmp_path / "save/models") / "ckpt_epoch_1.pth"
     run(f"train_student {HOW} --path_t {path} --model_t ResNet18 --model_s MobileNetV1 --epochs 1")
     assert "MobileNetV1: last" in capsys.readouterr().out
+    summary = json.loads((path.parent / "run.json").read_text())
+    assert summary["experiment"]["code"]["decoding"] == str(DECODING_VERSION)
 
 
 def test_resumed_as_if_never_stopped(run, root, tmp_path, monkeypatch):
