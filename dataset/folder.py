@@ -1,10 +1,11 @@
 """Any images on disk, in the layouts of `dataset.layout`, decoded and kept in memory.
 
-Decoded images are kept in a cache file. Its name is a hash of the names and the bytes of all image
-files, so a changed pixel can never be answered with an old file. N images of S x S.
+Decoded images are kept in a cache file. Its name is a hash of the names, sizes and times of change
+of all image files, so a changed pixel is never answered with an old file. N images of S x S.
 """
 
 import concurrent.futures
+import contextlib
 import hashlib
 import io
 import multiprocessing
@@ -14,7 +15,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +39,13 @@ MAX_BYTES = 1 << 31  # of a file: more is no image
 MAX_PIXELS = 1 << 27  # of an image whose shorter side has been scaled
 
 
+class Decoded(NamedTuple):
+    """What N files hold."""
+
+    images: np.ndarray  # (M, 3, S, S) uint8, of those that are images
+    readable: np.ndarray  # (N,) bool, M of them true
+
+
 @DATASETS.register("folder")
 class Folder(DataSource):
     """Any images: a folder a class, in train/ and val/ or test/ or not split, or a CSV file.
@@ -58,6 +66,9 @@ class Folder(DataSource):
             parse=positive,
         )
         cache_dir: str = option("./data/cache", "folder for decoded images")
+        skip_corrupt: bool = option(
+            False, "leave out files that are no images, and name them", added=True
+        )
 
     @staticmethod
     def load(options: Options) -> DataSet:
@@ -68,15 +79,12 @@ class Folder(DataSource):
         splits = [files for files in layout[1:] if files]  # train, test, val
         cache = Path(options.cache_dir) / f"folder-{content_key(splits, size)}.npz"
         paths = [path for files in splits for path in files.paths]
-        images = read_cache(cache, len(paths))  # (N, 3, S, S)
-        if images is None:
-            images = decode(paths, size)
-            write_cache(cache, images)
-        ends = np.cumsum([len(files.paths) for files in splits])[:-1]
-        train, test, *val = (
-            Split(torch.from_numpy(pixels), torch.tensor(files.labels))
-            for pixels, files in zip(np.split(images, ends), splits)
-        )
+        kept = read_cache(cache, len(paths))
+        decoded = kept or decode(paths, size)
+        report_corrupt(paths, decoded, options.skip_corrupt)
+        if not kept:
+            write_cache(cache, decoded)
+        train, test, *val = to_splits(decoded, splits, layout.classes)
         mean, std = mean_and_std(train.images)
         data = DataSet(Folder.called(options), train, test, layout.classes, mean, std)
         return replace(data, padding=data.image_size // 8, val=val[0] if val else None)
@@ -86,15 +94,34 @@ class Folder(DataSource):
         return name_of(options.data_dir)
 
 
+def to_splits(decoded: Decoded, splits: list[Files], classes: tuple[str, ...]) -> list[Split]:
+    """The readable images of each split; UserError where a class has none to train on."""
+    labels = torch.tensor([label for files in splits for label in files.labels])  # (N,)
+    sizes = [len(files.labels) for files in splits]
+    readable = torch.from_numpy(decoded.readable)
+    counts = [int(part.sum()) for part in readable.split(sizes)]
+    images = torch.from_numpy(decoded.images).split(counts)
+    found = [Split(*pair) for pair in zip(images, labels[readable].split(counts))]
+    for label, n in enumerate(found[0].labels.bincount(minlength=len(classes)).tolist()):
+        if not n:
+            raise UserError(f"no readable image of class {classes[label]} to train on")
+    if not all(counts):
+        raise UserError(f"no readable image to test on below {splits[counts.index(0)].root}")
+    return found
+
+
 def content_key(splits: list[Files], size: int | None) -> str:
-    """A hash of all that the decoded images depend on: file names, file contents, size."""
+    """A hash of all that the decoded images depend on: image size, and of each file its name, its
+    size and when it was changed (ctime as well, which nobody can set). No file is read."""
     total = hashlib.sha256(f"{DECODING_VERSION} {MAX_SIZE} {size}".encode())
     for files in splits:
         total.update(b"%d\0" % len(files.paths))
         for path in files.paths:
-            data = read_file(path)
-            total.update(os.fsencode(path.removeprefix(files.root)) + b"\0%d\0" % len(data))
-            total.update(data)
+            with reading(path):
+                known = os.stat(path)
+            times = b"%d %d" % (known.st_mtime_ns, known.st_ctime_ns)
+            name = os.fsencode(path.removeprefix(files.root))
+            total.update(b"%b\0%d %b\0" % (name, known.st_size, times))
     return total.hexdigest()[:32]
 
 
@@ -112,11 +139,11 @@ def read_file(path: str) -> bytes:
             return file.read()
 
 
-def decode(paths: list[str], size: int | None) -> np.ndarray:
-    """All images as (N, 3, S, S) uint8. Without a size, all of them must have the same one."""
+def decode(paths: list[str], size: int | None) -> Decoded:
+    """All images of so many files. Without a size, all of them must have the same one."""
     common = None
     if size is None:
-        common = open_image(paths[0]).size
+        common = first_size(paths)
         size = min(*common, MAX_SIZE)
         check_image_size(size)
         if min(common) > MAX_SIZE:
@@ -131,14 +158,38 @@ def decode(paths: list[str], size: int | None) -> np.ndarray:
             f"{len(paths):,} images of {size} x {size} do not fit in memory: give a smaller "
             "--image_size, or --dataset imagenet, which reads them as it trains"
         ) from None
-    done = 0
+    masks, done = [], 0
     bar = tqdm(total=len(paths), desc="decoding", unit="image", disable=None)
     with bar, worker_pool() as pool:
-        for group in pool.map(work, groups):
-            images[done : done + len(group)] = group
-            done += len(group)
-            bar.update(len(group))
-    return images
+        for part in pool.map(work, groups):
+            images[done : done + len(part.images)] = part.images
+            masks.append(part.readable)
+            done += len(part.images)
+            bar.update(len(part.readable))
+    return Decoded(images[:done], np.concatenate(masks))
+
+
+def first_size(paths: list[str]) -> tuple[int, int]:
+    """Width and height of the first image that can be read; UserError where there is none."""
+    for path in paths[:-1]:
+        with contextlib.suppress(UserError):
+            return open_image(path).size
+    return open_image(paths[-1]).size
+
+
+def report_corrupt(paths: list[str], decoded: Decoded, skip: bool) -> None:
+    """Name and count the files that are no images; UserError where they are not to be skipped."""
+    corrupt = [path for path, readable in zip(paths, decoded.readable) if not readable]
+    count = f"{len(corrupt)} of {len(paths)} files are no images"
+    for path in corrupt:
+        try:
+            open_image(path, decoded.images.shape[-1])
+        except UserError as error:
+            if not skip:
+                raise UserError(f"{error}; {count}") from error
+            print_note(f"skipped: {error}")
+    if corrupt:
+        print_note(f"{count} and were skipped")
 
 
 def cpu_count() -> int:
@@ -156,18 +207,22 @@ def worker_pool() -> concurrent.futures.Executor:
     return concurrent.futures.ThreadPoolExecutor(cpu_count())
 
 
-def decode_group(paths: list[str], size: int, common: tuple[int, int] | None) -> np.ndarray:
-    """A few images as (M, 3, S, S) uint8; UserError if one has not the `common` size, if given."""
-    images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
+def decode_group(paths: list[str], size: int, common: tuple[int, int] | None) -> Decoded:
+    """A few images; UserError if one has not the `common` size, if given."""
+    images, readable = np.empty((len(paths), 3, size, size), np.uint8), np.zeros(len(paths), bool)
     for i, path in enumerate(paths):
-        image = open_image(path, size)
+        try:
+            image = open_image(path, size)
+        except UserError:
+            continue  # `report_corrupt` says why
         if common and image.size != common:
             raise UserError(
                 f"images differ in size ({path} is {image.size[0]} x {image.size[1]}, the first is "
                 f"{common[0]} x {common[1]}): give --image_size"
             )
         images[i] = np.asarray(resize_and_center_crop(image, size)).transpose(2, 0, 1)
-    return images
+        readable[i] = True
+    return Decoded(images[readable], readable)
 
 
 def open_image(path: str, shorter: int = 0) -> "Image.Image":
@@ -240,15 +295,16 @@ def resize_and_center_crop(image: "Image.Image", size: int) -> "Image.Image":
     return image.crop((left, top, left + size, top + size))
 
 
-def read_cache(path: Path, n: int) -> np.ndarray | None:
-    """The N images, or None if the file is absent or (with a note) broken."""
+def read_cache(path: Path, n: int) -> Decoded | None:
+    """The images of N files, or None if the file is absent or (with a note) broken."""
     if not os.path.exists(path):
         return None
     try:
         with np.load(path, allow_pickle=False) as stored:  # checks the checksum of each array
-            images = stored["images"]
-        if images.dtype == np.uint8 and images.ndim == 4 and images.shape[:2] == (n, 3):
-            return images
+            images, readable = stored["images"], stored["readable"]
+        fits = images.ndim == 4 and len(readable) == n and len(images) == readable.sum()
+        if fits and (images.dtype, readable.dtype) == (np.uint8, bool):
+            return Decoded(images, readable)
         problem = "is broken (unexpected content)"
     except OSError as error:
         problem = f"cannot be read ({error.strerror or error})"
@@ -258,14 +314,14 @@ def read_cache(path: Path, n: int) -> np.ndarray | None:
     return None
 
 
-def write_cache(path: Path, images: np.ndarray) -> None:
+def write_cache(path: Path, decoded: Decoded) -> None:
     """Write under another name and rename, so that no reader ever sees half a file."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
             temporary = Path(file.name)
-            np.savez(file, images=images)
+            np.savez(file, **decoded._asdict())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import urllib.error
 from dataclasses import fields, replace
 from pathlib import Path
@@ -352,25 +351,27 @@ def test_a_changed_pixel_is_never_served_stale(images):
     assert torch.equal(load_folder(images).test.images[0], fresh)
 
 
-def test_key_depends_on_names_and_size():
-    assert content_key_of({"a.png": b"12", "b.png": b"3"}) == content_key_of(
-        {"a.png": b"12", "b.png": b"3"}
-    )
-    keys = [
-        content_key_of({"a.png": b"12", "b.png": b"3"}),
-        content_key_of({"a.png": b"1", "b.png": b"23"}),
-        content_key_of({"a.png": b"12", "c.png": b"3"}),
-        content_key_of({"a.png": b"12", "b.png": b"3"}, size=32),
-    ]
-    assert len(set(keys)) == 4
+def test_key_depends_on_names_sizes_and_times(tmp_path):
+    paths = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    for path, content in zip(paths, (b"12", b"3")):
+        Path(path).write_bytes(content)
+
+    def key(paths=paths, size=None):
+        return content_key([Files(paths, [0] * len(paths), str(tmp_path))], size)
+
+    keys = [key(), key(size=32), key(paths[::-1]), key(paths[:1])]
+    assert key() == keys[0]
+    os.rename(paths[1], tmp_path / "c.png")
+    keys.append(key([paths[0], str(tmp_path / "c.png")]))
+    os.utime(paths[0], ns=(0, 5))
+    keys.append(key([paths[0], str(tmp_path / "c.png")]))
+    assert len(set(keys)) == len(keys)
 
 
-def content_key_of(files, size=None):
-    with tempfile.TemporaryDirectory() as root:
-        paths = [f"{root}/{name}" for name in files]
-        for path, content in zip(paths, files.values()):
-            Path(path).write_bytes(content)
-        return content_key([Files(paths, [0] * len(paths), root)], size)
+def test_the_key_reads_no_file(images, monkeypatch):
+    first = load_folder(images)
+    monkeypatch.setattr("dataset.folder.read_file", lambda _: pytest.fail("a file was read"))
+    assert torch.equal(load_folder(images).train.images, first.train.images)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "method", "other", "empty"])
@@ -384,7 +385,7 @@ def test_a_broken_cache_file_is_rebuilt_with_a_note(images, damage, capsys):
         content[content.rindex(b"PK\1\2") + 10] = 99
     cache.write_bytes({"cut": content[:-99], "other": b"", "empty": b""}.get(damage, content))
     if damage == "other":
-        np.savez(cache, train=np.zeros(3), test=np.zeros(3))
+        np.savez(cache, images=np.zeros(3), readable=np.zeros(3))
     again = load_folder(images)
     assert torch.equal(first.train.images, again.train.images)
     assert f"cache file {cache} is broken" in capsys.readouterr().err
@@ -544,3 +545,39 @@ def test_an_unreadable_image_is_named(images, size):
         load_folder(images, size)
     assert "JPEG, PNG, PPM, TIFF, WEBP): repair or remove it" in one_line(error)
     assert not list((images.parent / "cache").glob("*"))
+
+
+def test_unreadable_images_are_skipped_named_and_counted(images, capsys):
+    paths = [images / "train/ant/0.png", images / "val/cat/1.png"]
+    for path in paths:
+        path.write_bytes(b"text")
+    with pytest.raises(UserError, match=r"ant/0.png is no .*; 2 of 10 files are no images"):
+        load_folder(images)
+    options = Folder.Options(str(images), cache_dir=str(images.parent / "c"), skip_corrupt=True)
+    capsys.readouterr()
+    for _ in ("decoded", "out of the cache"):
+        data = Folder.load(options)
+        assert data.train.labels.tolist() == [0, 0, 1, 1, 1]
+        assert torch.equal(data.train.images[:2], torch.stack([pixels(11), pixels(12)]))
+        assert torch.equal(data.test.images, torch.stack([pixels(15), pixels(16), pixels(5)]))
+        err = capsys.readouterr().err
+        assert [err.count(f"skipped: {path} is no readable image") for path in paths] == [1, 1]
+        assert "2 of 10 files are no images and were skipped" in err
+    with pytest.raises(UserError, match="ant/0.png is no readable image"):
+        Folder.load(replace(options, skip_corrupt=False))  # though a cache file has the others
+
+
+def test_what_is_left_has_to_be_enough(images):
+    options = Folder.Options(str(images), cache_dir=str(images.parent / "c"), skip_corrupt=True)
+    for path in images.glob("val/*/*"):
+        path.write_bytes(b"text")
+    with pytest.raises(UserError, match="no readable image to test on below .*val"):
+        Folder.load(options)
+    for path in images.glob("train/ant/*"):
+        path.write_bytes(b"text")
+    with pytest.raises(UserError, match="no readable image of class ant to train on"):
+        Folder.load(options)
+    for path in images.glob("train/cat/*"):
+        path.write_bytes(b"text")
+    with pytest.raises(UserError, match="is no readable image"):
+        Folder.load(options)
