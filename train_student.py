@@ -11,8 +11,15 @@ from cli.objective import describe_memories, describe_objective, describe_pair
 from cli.parse import parse_student
 from cli.parts import make_parts
 from cli.setting import make_setting
-from cli.training import is_finished, measure_teacher, print_heading, run_folder, train
-from engine.objective import Distillation, term_weights, warm_up
+from cli.training import (
+    describe_peer,
+    is_finished,
+    measure_teacher,
+    print_heading,
+    run_folder,
+    train,
+)
+from engine.objective import Distillation, Mutual, term_weights, warm_up
 from engine.stage import first_stage, main_stage
 
 
@@ -28,15 +35,19 @@ def train_student(argv):
     if is_finished(folder, setting):
         return
     parts = make_parts(setting, teacher)
-    networks = parts.student, parts.teacher
-    task = Distillation(*networks, parts.kd, parts.method, options.distill, options)
+    losses = parts.teacher, parts.kd, parts.method, options.distill, options
+    if parts.peer:
+        task = Mutual((parts.student, parts.peer), *losses)
+    else:
+        task = Distillation(parts.student, *losses)
     stages = [
         first_stage(task, setting.schedule.start, options, options.init_epochs),
         main_stage(task, setting.schedule, options, options.dot),
     ]
     objective = describe_objective(options)
     memories = describe_memories(task, options.save_freq)
-    notes = [parts.start, describe_pair(options), memories, parts.bank]
+    peer = describe_peer(parts.peer)
+    notes = [parts.start, peer, describe_pair(options), memories, parts.bank]
     print_heading(setting, folder, task.student, objective, notes)
     facts = {
         "objective": objective,

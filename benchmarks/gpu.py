@@ -42,7 +42,7 @@ from distiller_zoo.base import Distiller
 from engine.device import Numerics, set_determinism
 from engine.graph import make_step
 from engine.meter import Meter
-from engine.objective import Distillation
+from engine.objective import Distillation, Mutual
 from engine.recipe import Schedule
 from engine.stage import main_stage
 from engine.teacher import BankedTeacher, LiveTeacher, NoTeacher, rows_read
@@ -63,6 +63,7 @@ class Parts(NamedTuple):
     options: Resolved
     numerics: Numerics
     student: Classifier
+    peer: Classifier | None  # of methods that train two students
     teacher: Classifier | None  # for methods that have one
     kd: Distiller
     method: Distiller
@@ -82,10 +83,10 @@ def make_parts(line: str, numerics: Numerics, images: int) -> Parts:
     strong = options.choice.views_per_image(options) > 1
     how = Loading(device=numerics.device, strong=strong)
     train = Loader(data, "train", options.batch_size, how)
-    names = options.model_s, options.model_t
-    networks = [make_network(name, data) if name else None for name in names]
-    kd, method = kd_and_method(options, method_setup(*networks, data.image_size, train))
-    return Parts(options, numerics, *networks, kd, method, train)
+    names = options.model_s, options.peer, options.model_t
+    student, peer, teacher = (make_network(name, data) if name else None for name in names)
+    kd, method = kd_and_method(options, method_setup(student, teacher, data.image_size, train))
+    return Parts(options, numerics, student, peer, teacher, kd, method, train)
 
 
 # RepDistiller's way.
@@ -178,10 +179,12 @@ def captured(parts: Parts) -> Way:
 def ours(parts: Parts, teacher: LiveTeacher | BankedTeacher) -> Way:
     """The engine's step."""
     options = parts.options
-    task = Distillation(
-        parts.student, teacher, parts.kd, parts.method, options.distill, options
-    ).train()
-    task.begin_epoch(1, 1, 1)
+    losses = teacher, parts.kd, parts.method, options.distill, options
+    if parts.peer:
+        task = Mutual((parts.student, parts.peer), *losses)
+    else:
+        task = Distillation(parts.student, *losses)
+    task.train().begin_epoch(1, 1, 1)
     stage = main_stage(task, Schedule(RATE), options)
     step, batches = make_step(stage, task, parts.train), parts.batches()
 

@@ -82,6 +82,10 @@ def pooled(features):
     return features.pooled
 
 
+def logits(features):
+    return features.logits
+
+
 def stages(features):
     return features.stages
 
@@ -321,6 +325,7 @@ ROWS: dict[str, tuple[Callable[["Scene"], Step], Callable[["Scene"], Step]]] = {
     "crld": (ours("crld"), of_two_views(forms.crld.crld)),
     "tfkd": (ours("tfkd"), of_tfkd),
     "pskd": (ours("pskd"), of_pskd),
+    "dml": (ours("dml"), literal(logits, forms.dml.dml)),
     "simkd": (ours("simkd"), literal(last_map, forms.hint.hint)),
     "wkd_logit": (ours("wkd_logit"), of_wkd_logit),
     "wkd_feature, grid 4": (ours("wkd_feature", wkd_grid=4), of_wkd_feature),

@@ -136,6 +136,10 @@ class StudentOptions:
         parse=of_each_color(positive_share),
         added=True,
     )
+    peer: str = option(
+        "", "second student of a method that trains two (default: the network of the first)",
+        added=True,
+    )  # fmt: skip
     # Without a value of their own: the method's recipe has it.
     gamma: float | None = option(
         None, "weight of cross-entropy (default: the method's)", "-r", parse=not_negative

@@ -89,7 +89,7 @@ def code_versions(kind: str, setting: Setting) -> dict[str, str]:
     if kind == "student":
         chosen[f"method {options.distill}"] = options.choice.method
         chosen |= {f"view {name}": view for name, view in options.choice.views.items()}
-    for name in ("model", "model_s", "model_t"):
+    for name in ("model", "model_s", "model_t", "peer"):
         for network in words_in(options.values.get(name, "")):
             chosen[f"network {network}"] = source_of(network)
     for name, entry in chosen.items():

@@ -70,6 +70,8 @@ def describe_objective(options: StudentResolved) -> str:
         text += f" with {of_features} on the teacher's features"
     if views and (options.alpha or choice.on_logits):
         text += f" on rows: {', '.join(views.values())}"
+    if options.peer:
+        text += f", of {options.model_s} and of its peer {options.peer}"
     if choice.views_per_image(options) > 1:
         text += ", on a weak and a strong view of each image"
     if options.warmup:

@@ -132,7 +132,8 @@ def resolve_student(
     # One name of a method, and off where there is nothing to leave out.
     plain = {"distill": METHODS.canonical(name), "no_pair_defaults": left_out}
     typed = {**typed, **{key: value for key, value in plain.items() if key in typed}}
-    layers = [(f"recipe of {name}", {**vars(recipe), "model_t": teacher}), data]
+    networks = {"model_t": teacher, "peer": student if method.mutual else ""}
+    layers = [(f"recipe of {name}", {**vars(recipe), **networks}), data]
     layers += [optimizer_layer(typed), ("pair", pair)]
     set_by = {}
     for view_name, view in choice.views.items():

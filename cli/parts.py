@@ -16,6 +16,7 @@ class Parts(NamedTuple):
     """What a student is trained with."""
 
     student: Classifier
+    peer: Classifier | None  # a second student, of a method that trains two
     teacher: Teacher
     kd: Distiller
     method: Distiller
@@ -29,6 +30,7 @@ def make_parts(setting: Setting, trained: Trained | None) -> Parts:
     options = setting.options
     prepare(options.deterministic, setting.seed)  # so that the student starts as it would alone
     student, start = setting.trained_network()
+    peer = setting.network(options.peer) if options.peer else None
     loaders = setting.loaders(strong=options.choice.views_per_image(options) > 1)
     network = trained and trained.network
     setup = method_setup(student, network, setting.data.image_size, loaders.train)
@@ -38,4 +40,4 @@ def make_parts(setting: Setting, trained: Trained | None) -> Parts:
         teacher, bank = make_teacher(trained, setup.teacher, terms, setting, loaders.train)
     else:
         teacher, bank = NoTeacher(setting.numerics), ""
-    return Parts(student, teacher, kd, method, loaders, bank, start)
+    return Parts(student, peer, teacher, kd, method, loaders, bank, start)

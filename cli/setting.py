@@ -64,13 +64,15 @@ class Setting:
 
     @cached_property
     def draws_in_training(self) -> bool:
-        """Whether the trained network draws random numbers: dropout, stochastic depth."""
+        """Whether a trained network draws random numbers: dropout, stochastic depth."""
+        peer = self.options.values.get("peer")
+        names = [self.model, peer] if peer else [self.model]
         with torch.random.fork_rng(devices=[]):
-            modules = self.network(self.model).modules()
             return any(
                 ("Drop" in type(m).__name__ or "Stochastic" in type(m).__name__)
                 and getattr(m, "p", 1) > 0
-                for m in modules
+                for name in names
+                for m in self.network(name).modules()
             )
 
     def network(self, name: str) -> Classifier:

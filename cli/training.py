@@ -92,6 +92,8 @@ def train(
         check_last_batch(stage.task, setting)
     with held(folder, setting) as state:
         everything = {**run_facts(setting, student), **facts}
+        if others := facts_of_others(stages[-1].task):
+            everything["others"] = others
         device, gpu = setting.numerics.describe(), setting.numerics.gpu
         began = provenance(device, gpu, rounding_of(options.values), world_size())
         run = Run(folder, setting.model, everything, state, is_main_process())
@@ -104,19 +106,24 @@ def train(
         run.finish({} if loaders.val is None else test_kept(task, loaders.test, run))
 
 
-def test_kept(task: Task, test: AnyLoader, run: Run) -> dict[str, dict[str, float]]:
+def test_kept(task: Task, test: AnyLoader, run: Run) -> dict[str, dict[str, dict[str, float]]]:
     """Accuracies of the last and the best network on the test set, on which nothing was chosen.
 
-    -> {"last": {"test_acc": 76.87, ...}, "best": ...}
+    -> of each student {"last": {"test_acc": 76.87, ...}, "best": ...}
     """
-    tested: dict[str, dict[str, float]] = {}
-    for which, epoch in (("last", run.last["epoch"]), ("best", run.best["epoch"])):
-        if which == "best" and epoch == run.last["epoch"]:
-            return {**tested, "best": tested["last"]}
-        file = run.weights_file(which)
-        task.student.load_state_dict(on_main_process(lambda file=file: checkpoint.weights_of(file)))
-        scores = evaluate(task.eval().predict, test)
-        tested[which] = {f"test_{name}": value for name, value in scores.items()}
+    tested: dict[str, dict[str, dict[str, float]]] = {}
+    for name, one in task.trained.items():
+        ends, found = run.students[name], {}
+        for which in ("last", "best"):
+            if which == "best" and ends["best"]["epoch"] == ends["last"]["epoch"]:
+                found["best"] = found["last"]
+                break
+            file = run.weights_file(which, name)
+            weights = on_main_process(lambda file=file: checkpoint.weights_of(file))
+            one.student.load_state_dict(weights)
+            scores = evaluate(one.eval().predict, test)
+            found[which] = {f"test_{metric}": value for metric, value in scores.items()}
+        tested[name] = found
     return tested
 
 
@@ -157,6 +164,15 @@ def run_facts(setting: Setting, student: Classifier) -> dict[str, Any]:
         "lr_decay_rate": schedule.decay_rate,
         "options": dict(options.values),
         "origin": dict(options.origin),
+    }
+
+
+def facts_of_others(task: Task) -> dict[str, dict[str, Any]]:
+    """Of the students that are trained beside the first one, by name."""
+    return {
+        name: {"model": one.student.name, "parameters": count_parameters(one.student)}
+        for name, one in task.trained.items()
+        if name
     }
 
 
@@ -244,6 +260,11 @@ def describe_network(name: str, network: Classifier) -> str:
     """Name and size; of a network from elsewhere the stages that were found as well."""
     found = f" ({found})" if (found := network.describe()) else ""
     return f"{name}, {count_parameters(network):,} parameters{found}"
+
+
+def describe_peer(network: Classifier | None) -> str:
+    """A line on the second student; empty where there is none."""
+    return f"{'peer:':<11}{describe_network(network.name, network)}" if network else ""
 
 
 def measure_teacher(

@@ -117,6 +117,9 @@ class Distiller(nn.Module):
     # Whether a teacher is loaded and run. Without one its losses are given None in the place of its
     # features.
     has_teacher: ClassVar[bool] = True
+    # Whether a second student is trained with the first, each with this objective, and the other's
+    # features in the place of a teacher's. Both are evaluated and kept.
+    mutual: ClassVar[bool] = False
     # Whether its losses read nothing on the host, so that a step with them can be captured.
     capturable: ClassVar[bool] = True
     views: tuple[View, ...] = ()  # in front of it

@@ -15,6 +15,7 @@ from engine.device import seed_everything
 from engine.evaluate import evaluate
 from engine.graph import StageStep, make_step
 from engine.meter import Meter, NotFinite
+from engine.objective import Task
 from engine.stage import Stage
 from helper.errors import UserError
 
@@ -52,14 +53,15 @@ def fit(stage: Stage, train: Loader, measured: Loader, recorder: Recorder, print
             seconds = time.perf_counter() - started
             if stage.task.numerics.cuda_graph:
                 facts["graph_replays"] = step.replays - replayed
-            distributed.broadcast_buffers(stage.task.student)
+            for one in stage.task.trained.values():
+                distributed.broadcast_buffers(one.student)
             with stage.averaged():
-                scores = evaluate(stage.task.eval().predict, measured) if stage.is_main else {}
+                scores = scores_of(stage.task, measured) if stage.is_main else {}
         numbers = {
             "lr": stage.schedule(epoch),
             **facts,
             **{f"train_{name}": value for name, value in means.items()},
-            **{f"{measured.split}_{name}": value for name, value in scores.items()},
+            **scores,
             "seconds": seconds,
             "images_per_s": len(train.labels) / seconds,
         }
@@ -92,6 +94,16 @@ def train_epoch(
                 bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()})
                 recorder.log_step(stage, (epoch - 1) * len(train) + number, means)
     return meter.read()
+
+
+def scores_of(task: Task, loader: Loader) -> dict[str, float]:
+    """What each student gives on a split: test_acc, test_peer_acc ..."""
+    found = {}
+    for name, one in task.trained.items():
+        start = f"{loader.split}_{name}_" if name else f"{loader.split}_"
+        scores = evaluate(one.eval().predict, loader)
+        found |= {start + metric: value for metric, value in scores.items()}
+    return found
 
 
 def place_of(stage: Stage, epoch: int) -> int:

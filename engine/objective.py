@@ -65,10 +65,22 @@ class Task(nn.Module):
         numbers to be logged of it."""
         return {}
 
+    @property
+    def trained(self) -> "dict[str, Task]":
+        """The students that are trained, evaluated and kept, by the name that their numbers and
+        files have: "" for the student itself."""
+        return {"": self}
+
     def predict(self, images: Tensor) -> Tensor:
         """Images (b, 3, H, W) -> float32 logits (b, K)."""
         with self.numerics.autocast():
             return self.run_student(self.numerics.images(images, "student")).logits.float()
+
+    def student_features(self, batch: Batch) -> Features:
+        """The student's features of the whole batch, in float32."""
+        with self.numerics.autocast():
+            own = self.run_student(self.numerics.images(batch.images, "student"))
+        return of_whole_batch(own, len(batch.labels), self.numerics)
 
     def seed_losses(self, seed: int) -> None:
         """Seed what the losses draw from."""
@@ -151,13 +163,13 @@ class Distillation(Task):
 
     def run_view(self, batch: Batch) -> tuple[Features, Features | None]:
         """The same of a batch with one view of the images."""
-        with self.numerics.autocast():
-            own = self.run_student(self.numerics.images(batch.images, "student"))
-        student = of_whole_batch(own, len(batch.labels), self.numerics)
-        return student, self.teacher.features(batch)
+        return self.student_features(batch), self.teacher.features(batch)
 
     def forward(self, batch):
-        student, teacher = self.features(batch)
+        return self.output(*self.features(batch), batch)
+
+    def output(self, student: Features, teacher: Features | None, batch: Batch) -> Output:
+        """The losses of what the networks show of a batch."""
         weights = term_weights(self.recipe, self.name, self.ramp if self.recipe.warmup else 1.0)
         terms = {}
         if "ce" in weights:
@@ -185,6 +197,32 @@ class Distillation(Task):
 
     def load_training_state(self, state):
         self.load_state_dict(state, strict=False)  # the teacher's part is not in it
+
+
+class Mutual(Distillation):
+    """Two students, each with the other's features in the place of a teacher's.
+
+    The loss is the sum of both objectives; what is logged of the second one is called peer_NAME.
+    """
+
+    def __init__(self, students: tuple[Classifier, Classifier], *parts):
+        """`parts` as of Distillation, the teacher being `NoTeacher`."""
+        super().__init__(students[0], *parts)
+        self.peer = Task(students[1], self.numerics)
+
+    @property
+    def trained(self):
+        return {"": self, "peer": self.peer}
+
+    def run_view(self, batch):
+        return self.student_features(batch), self.peer.student_features(batch)
+
+    def forward(self, batch):
+        first, second = self.features(batch)
+        own, others = self.output(first, second, batch), self.output(second, first, batch)
+        terms = {f"peer_{name}": value for name, value in others.terms.items()}
+        weighted = {name: loss + others.weighted[name] for name, loss in own.weighted.items()}
+        return Output(own.loss + others.loss, {**own.terms, **terms}, own.logits, weighted)
 
 
 def term_weights(

@@ -78,9 +78,12 @@ class Stage:
         """Inside, the student has what is evaluated and kept of it."""
         return self.average.in_place() if self.average else nullcontext()
 
-    def weights(self) -> dict[str, Tensor]:
-        """What is evaluated and kept of the student."""
-        return {**self.task.student.state_dict(), **(self.average.values if self.average else {})}
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """What is evaluated and kept of each student, by its name."""
+        kept = {name: one.student.state_dict() for name, one in self.task.trained.items()}
+        if self.average:
+            kept[""].update(self.average.values)
+        return kept
 
     def state(self) -> dict[str, Any]:
         """Everything that the stage changes."""

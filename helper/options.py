@@ -22,7 +22,8 @@ GENERAL = frozenset({
     "deterministic", "device", "distill", "dot", "ema", "epochs", "fraction_seed", "gamma", "init",
     "init_epochs", "learning_rate", "lr_decay_epochs", "lr_decay_rate", "mean_t", "methods_dir",
     "model", "model_s", "model_t", "momentum", "no_pair_defaults", "num_workers", "optimizer",
-    "overwrite", "path_s", "path_t", "pretrained", "print_freq", "resume", "save_dir", "save_freq",
+    "overwrite", "path_s", "path_t", "peer", "pretrained", "print_freq", "resume", "save_dir",
+    "save_freq",
     "schedule", "seed", "std_t", "sync_bn", "tb_freq", "teacher_bank", "teacher_weights", "tf32",
     "train_fraction", "trial", "val_fraction", "val_seed", "wandb", "warmup", "weight_decay",
 })  # fmt: skip

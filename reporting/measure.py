@@ -27,6 +27,8 @@ from helper.errors import UserError
 from helper.files import read_regular, sha256, write_whole
 from models.base import Classifier
 from runs import checkpoint
+from runs.experiment import plain
+from runs.results import Result
 
 VERSION = "1"  # of what is kept: to be raised with any change of a number below
 BINS = 15  # of the calibration error
@@ -282,11 +284,14 @@ def measure(network: Network, teacher: Network | None, cache: Cache, pictures: b
     return Looks(alone, with_teacher, points, stages)
 
 
-def last_checkpoint(folder: Path) -> Path:
+def last_checkpoint(run: Result) -> Path:
     """The weights of a run's last epoch; UserError where there are none."""
-    found = sorted(folder.glob("*_last.pth")) or sorted(
-        folder.glob("ckpt_epoch_*.pth"), key=lambda path: int(path.stem.split("_")[-1])
+    last = run.folder / f"{plain(run.model)}_last.pth"
+    if last.exists():
+        return last
+    found = sorted(
+        run.folder.glob("ckpt_epoch_*.pth"), key=lambda path: int(path.stem.split("_")[-1])
     )
     if not found:
-        raise UserError(f"{folder} holds no weights")
+        raise UserError(f"{run.folder} holds no weights")
     return found[-1]

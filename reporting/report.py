@@ -99,7 +99,7 @@ def measure_all(table: Table, out: Path, options: Any) -> tuple[Measured, Teache
             for cell in table.of(column):
                 for number, trial in enumerate(cell.trials):
                     with noting(table.notes, trial.run.folder):
-                        network = Network(last_checkpoint(trial.run.folder), data)
+                        network = Network(last_checkpoint(trial.run), data)
                         look = measure(network, teacher, cache, pictures=number == 0)
                         looks.setdefault((cell.label, column), []).append(look)
                         check_accuracy(float(look.alone["accuracy"]), trial.run, table.notes)

@@ -159,11 +159,16 @@ def console_line(epoch: int, epochs: int, numbers: Mapping[str, float]) -> str:
         for name, value in numbers.items()
         if name.startswith("train_") and name not in total
     ]
+    others = [
+        f", {name.removeprefix(f'{split}_').removesuffix('_acc')} {value:.2f} %"
+        for name, value in numbers.items()
+        if name.startswith(f"{split}_") and name.endswith("_acc") and name != f"{split}_acc"
+    ]
     parts = f"({', '.join(terms)})  " if len(terms) > 1 else " "
     return (
         f"epoch {epoch:>{len(str(epochs))}}/{epochs}  lr {numbers['lr']:g}  "
         f"loss {numbers['train_loss']:.4f} {parts}"
         f"train {numbers['train_acc']:.2f} %  {split} {accuracy(numbers):.2f} % "
-        f"(top-5 {numbers[f'{split}_acc_top5']:.2f})  "
+        f"(top-5 {numbers[f'{split}_acc_top5']:.2f}){''.join(others)}  "
         f"{numbers['seconds']:.1f} s  {numbers['images_per_s']:,.0f} images/s"
     )

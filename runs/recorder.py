@@ -1,7 +1,7 @@
 """What a run leaves: checkpoints, metrics, a summary; and how it goes on after a crash."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,16 @@ class Run:
         writes: bool = True,
     ):
         """`facts` go into run.json; `state` is what `RunFolder.open` gave. Facts have to have
-        `options`, `origin`, `data` (facts of the data set, kept in checkpoints too) and `epochs`.
+        `options`, `origin`, `data` (facts of the data set, kept in checkpoints too) and `epochs`;
+        `others` are those of further students by name, if there are any, with their `model`.
         """
         self.folder, self.model, self.facts, self.writes = folder, model, dict(facts), writes
         self.state = dict(state)
         self.history: list[dict[str, float]] = self.state.get("history", [])
         self.last: dict[str, float] = self.state.get("last", {})
         self.best: dict[str, float] = self.state.get("best", {})
+        others = self.facts.pop("others", {})
+        self.others = {n: {**others[n], **ends_of(n, self.history)} for n in others}
         self.kept: int = self.last.get("epoch", 0)  # epoch of the main stage to resume after
         self.seconds: float = self.state.get("seconds", 0.0)
         self.provenance: list[dict[str, Any]] = []
@@ -110,51 +113,74 @@ class Run:
             return f"the checkpoint of epoch {self.kept} is kept in {self.folder.path}"
         return "no epoch was finished, so there is no checkpoint"
 
-    def weights_file(self, which: str) -> Path:
-        """Of the "last" or the "best" epoch."""
-        return self.folder.path / f"{plain(self.model)}_{which}.pth"
+    @property
+    def students(self) -> dict[str, dict[str, Any]]:
+        """The `model` and the `last` and `best` epoch of each student; "" is the first one."""
+        first = {"model": self.model, "last": self.last, "best": self.best}
+        return {"": first, **self.others}
 
-    def finish(self, tested: Mapping[str, Mapping[str, float]]) -> None:
+    def weights_file(self, which: str, name: str = "") -> Path:
+        """Of the "last" or the "best" epoch of a student."""
+        words = [name, plain(self.students[name]["model"]), which]
+        return self.folder.path / f"{'_'.join(filter(None, words))}.pth"
+
+    def finish(self, tested: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
         """Write the summary of a run that is through.
 
-        `tested` has what "last" and "best" give on the test set, where no epoch was measured on it.
+        `tested` has what "last" and "best" of each student give on the test set, where no epoch was
+        measured on it.
         """
         if not self.writes:
             return
-        chosen_on = " on the held-out images" if tested else ""
-        self.last = {**self.last, **tested.get("last", {})}
-        self.best = {**self.best, **tested.get("best", {})}
+        for name, student in self.students.items():
+            for which, scores in tested.get(name, {}).items():
+                student[which] = {**student[which], **scores}
+            if not name:
+                self.last, self.best = student["last"], student["best"]
         self.logger.close()
         self._write_summary(FINISHED)
-        print(
-            f"{self.model}: last {self.last['test_acc']:.2f} %, best {self.best['test_acc']:.2f} % "
-            f"(epoch {self.best['epoch']}{chosen_on}), {self.seconds:.0f} s; {self.folder.path}"
-        )
+        chosen_on = " on the held-out images" if tested else ""
+        for name, student in self.students.items():
+            last, best = student["last"], student["best"]
+            title = " ".join(filter(None, [name, student["model"]]))
+            where = "" if name else f", {self.seconds:.0f} s; {self.folder.path}"
+            print(
+                f"{title}: last {last['test_acc']:.2f} %, best {best['test_acc']:.2f} % "
+                f"(epoch {best['epoch']}{chosen_on}){where}"
+            )
 
     def _finish_main_epoch(self, stage, epoch: int, numbers: Mapping[str, float]) -> None:
         self.last = {"epoch": epoch, **numbers}
         self.history.append(self.last)
-        better = not self.best or logs.accuracy(numbers) > logs.accuracy(self.best)
-        if better:
+        if not self.best or logs.accuracy(numbers) > logs.accuracy(self.best):
             self.best = self.last
+        for name, other in self.others.items():
+            other.update(ends_of(name, self.history))
         self.seconds += numbers["seconds"]
         kept = self._is_kept(stage, epoch)
         self.kept = epoch if kept else self.kept
         if not self.writes:
             return
-        path = self.folder.path
-        weights = self._weights(stage.weights(), epoch, logs.accuracy(numbers))
-        if better:
-            checkpoint.save(self.weights_file("best"), weights)
-        if self._is_due(stage, epoch):
-            checkpoint.save(path / f"ckpt_epoch_{epoch}.pth", weights)
-        if epoch == stage.epochs:
-            checkpoint.save(self.weights_file("last"), weights)
+        for name, own in stage.weights().items():
+            self._save_weights(name, own, stage, epoch)
         self.logger.epoch(epoch, numbers)
         # Last of all: a run killed before this line repeats the epoch and writes the same again.
         if kept:
             self._save_resume_file(stage, epoch)
         print(logs.console_line(epoch, stage.epochs, numbers), flush=True)
+
+    def _save_weights(self, name: str, own: Mapping[str, Tensor], stage, epoch: int) -> None:
+        """Those of a student, in the files that are due after an epoch."""
+        student = self.students[name]
+        weights = self._weights(own, epoch, logs.accuracy(student["last"]))
+        if name:
+            weights["model_name"] = student["model"]
+        if student["best"]["epoch"] == epoch:
+            checkpoint.save(self.weights_file("best", name), weights)
+        if self._is_due(stage, epoch) and not name:
+            checkpoint.save(self.folder.path / f"ckpt_epoch_{epoch}.pth", weights)
+        if epoch == stage.epochs:
+            checkpoint.save(self.weights_file("last", name), weights)
 
     def _is_due(self, stage, epoch: int) -> bool:
         return epoch % self.facts["options"]["save_freq"] == 0 or epoch == stage.epochs
@@ -208,10 +234,24 @@ class Run:
             **self.facts["data"],
             **facts,
             "experiment": experiment.to_dict(),
+            **({"others": self.others} if self.others else {}),
             "provenance": self.provenance,
             "wandb_id": self.wandb_id,
         }
         write_json(self.folder.summary_file, summary)
+
+
+def ends_of(name: str, history: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The `last` and the `best` epoch of a further student: its own numbers, named as the first's.
+
+    Nothing where no epoch is done.
+    """
+    own = []
+    for line in history:
+        of_name = {key: value for key, value in line.items() if f"_{name}_" in key}
+        renamed = {key.replace(f"_{name}_", "_"): value for key, value in of_name.items()}
+        own.append({"epoch": line["epoch"], **renamed})
+    return {"last": own[-1], "best": max(own, key=logs.accuracy)} if own else {}
 
 
 def warn_of_rounding(before: list[dict[str, Any]], now: dict[str, Any]) -> None:

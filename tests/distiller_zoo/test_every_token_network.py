@@ -39,13 +39,6 @@ def test_the_table_has_every_method():
     assert on_tokens().keys() == set(METHODS)
 
 
-def test_what_is_advised_for_a_vit_works_with_it():
-    (advice,) = (line for line in README.read_text().splitlines() if line.startswith("| a ViT"))
-    names = set(re.findall(r"`(\w+)", advice))
-    assert names >= {"kd", "dist"}
-    assert all(on_tokens()[name] for name in names)
-
-
 @pytest.fixture(scope="module")
 def networks():
     pytest.importorskip("helper.vision")  # before timm, which imports torchvision

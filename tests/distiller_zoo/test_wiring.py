@@ -56,6 +56,7 @@ WIRING = {
     "dcd": of("pooled", trained=(*EMBEDDINGS, "tau", "b")),
     "dist": of("logits"),
     "dkd": of("logits"),
+    "dml": of("logits"),
     "ega": of("pooled", trained=("embed",)),
     "factor": of(
         "stages.2",

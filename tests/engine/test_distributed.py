@@ -33,6 +33,7 @@ METHODS = {
     "abound": "--distill abound --init_epochs 1",
     "ofd": "--distill ofd",
     "pskd": "--distill pskd",
+    "dml": "--distill dml --peer resnet14",
     "wkd_logit": "--distill wkd_logit",
     "wkd_feature": "--distill wkd_feature -b 0.008",
     "crd, dot": "--distill crd --nce_k 12 -a 1 --dot 0.05 --clip_grad 2",
@@ -58,7 +59,7 @@ def teacher(tmp_path_factory):
 
 def lines(teacher, folder, names):
     start = f"{FAKE} {HOW} --save_dir {folder}"
-    of = {"pskd": ""}  # it has no teacher
+    of = {"pskd": "", "dml": ""}  # they have no teacher
     return [
         f"{start} {METHODS[name].format(folder=folder)} {of.get(name, f'--path_t {teacher}')}"
         for name in names
