@@ -19,11 +19,12 @@ from engine.distributed import is_main_process, on_main_process, world_size
 from engine.evaluate import evaluate
 from engine.fit import fit
 from engine.meter import NotFinite
-from engine.objective import Task, norm_of_one_value
+from engine.objective import Task, make_cross_entropy, norm_of_one_value
 from engine.recipe import RecipeOptions
 from engine.stage import Stage
 from helper.errors import UserError
 from helper.files import check_writable
+from helper.options import Resolved
 from models.base import Classifier
 from runs import checkpoint
 from runs.code import CODE
@@ -90,6 +91,12 @@ def train(
     student = next(stage for stage in stages if stage).task.student
     for stage in filter(None, stages):
         check_last_batch(stage.task, setting)
+    stages[-1].task.cross_entropy = make_cross_entropy(
+        loaders.train.labels,
+        len(setting.data.classes),
+        options.label_smoothing,
+        options.balance == "loss",
+    )
     with held(folder, setting) as state:
         everything = {**run_facts(setting, student), **facts}
         if others := facts_of_others(stages[-1].task):
@@ -236,7 +243,7 @@ def print_heading(
         "objective": objective,
         "training": f"{options.epochs} epochs, batch {options.batch_size}, "
         f"rate {schedule.describe()}, {describe_optimizer(options)}, "
-        f"weight decay {options.weight_decay:g}, seed {setting.seed}",
+        f"weight decay {options.weight_decay:g}{describe_labels(options)}, seed {setting.seed}",
         **({"protocol": PROTOCOL} if data.val else {}),
         "device": setting.numerics.describe(),
         "folder": str(folder.path),
@@ -254,6 +261,12 @@ def describe_optimizer(options: RecipeOptions) -> str:
     backbone = f", backbone's rate {options.backbone_rate:g}" if options.backbone_rate else ""
     average = f", average of weights {options.ema:g}" if options.ema else ""
     return own + backbone + average
+
+
+def describe_labels(options: Resolved) -> str:
+    """What cross-entropy makes of labels, behind a comma; empty where they are as they are."""
+    smoothing = f", label smoothing {options.label_smoothing:g}" if options.label_smoothing else ""
+    return smoothing + (", classes weigh alike" if options.balance == "loss" else "")
 
 
 def describe_network(name: str, network: Classifier) -> str:

@@ -19,18 +19,21 @@ def evaluate(
     look: Callable[[Tensor, Tensor], None] = lambda logits, labels: None,
     title: str = "evaluating",
 ) -> dict[str, float]:
-    """Mean cross-entropy `loss`, top-1 `acc` and top-5 `acc_top5` in % of a function from images
-    (b, 3, H, W) to logits (b, K).
+    """How good a function from images (b, 3, H, W) to logits (b, K) is: mean cross-entropy `loss`;
+    in % top-1 `acc`, its mean over classes `acc_balanced`, and top-5 `acc_top5`.
 
     `look` is shown logits (B, K) and labels (B,) of each batch; `title` is the progress bar's.
     """
     meter = Meter(f"{loader.split} ")
+    predicted, labels = [], []  # (B,) of each batch
     hidden = None if is_main_process() else True  # None: quiet when stderr is no terminal
     bar = tqdm(loader.batches(0), title, len(loader), leave=False, disable=hidden, delay=1)
     for batch in bar:
         logits = gather_batch(predict(batch.images), len(batch.labels))
         look(logits, batch.labels)
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices  # (B, 5)
+        predicted.append(ranked[:, 0])
+        labels.append(batch.labels)
         hits = (ranked == batch.labels[:, None]).double()
         meter.add(
             {
@@ -40,4 +43,13 @@ def evaluate(
             },
             len(batch.labels),
         )
-    return meter.read()
+    balanced = balanced_accuracy(torch.cat(predicted), torch.cat(labels))
+    return {**meter.read(), "acc_balanced": balanced}
+
+
+def balanced_accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Mean over the classes that have images of the accuracy of each, in %: (N,), (N,) -> %"""
+    predicted, labels = predicted.cpu(), labels.cpu()
+    sizes = labels.bincount()  # (K,)
+    hits = labels[predicted == labels].bincount(minlength=len(sizes))
+    return 100 * (hits[sizes > 0] / sizes[sizes > 0].double()).mean().item()

@@ -4,7 +4,7 @@ B batch, b a process's share of it, K classes.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -44,6 +44,7 @@ class Task(nn.Module):
     def __init__(self, student: Classifier, numerics: Numerics):
         super().__init__()
         self.student, self.numerics = numerics.place(student, "student"), numerics
+        self.cross_entropy: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy  # on labels
         self.run_student = numerics.compiled(student.features)
 
     def forward(self, batch: Batch) -> Output:
@@ -106,7 +107,7 @@ class Supervised(Task):
 
     def forward(self, batch):
         logits = gather_batch(self.predict(batch.images), len(batch.labels))
-        loss = F.cross_entropy(logits, batch.labels)
+        loss = self.cross_entropy(logits, batch.labels)
         return Output(loss, {"ce": loss}, logits)
 
 
@@ -173,7 +174,7 @@ class Distillation(Task):
         weights = term_weights(self.recipe, self.name, self.ramp if self.recipe.warmup else 1.0)
         terms = {}
         if "ce" in weights:
-            terms["ce"] = mean(F.cross_entropy(s.logits, batch.labels) for s in student.views)
+            terms["ce"] = mean(self.cross_entropy(s.logits, batch.labels) for s in student.views)
         if "kd" in weights:
             pairs = zip(student.views, teacher.views, strict=True)
             terms["kd"] = mean(self.kd(s, t, batch) for s, t in pairs)
@@ -223,6 +224,21 @@ class Mutual(Distillation):
         terms = {f"peer_{name}": value for name, value in others.terms.items()}
         weighted = {name: loss + others.weighted[name] for name, loss in own.weighted.items()}
         return Output(own.loss + others.loss, {**own.terms, **terms}, own.logits, weighted)
+
+
+def make_cross_entropy(
+    labels: Tensor, classes: int, smoothing: float, balanced: bool
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Logits (B, K), labels (B,) -> scalar, for training labels (N,).
+
+    With `smoothing` (Szegedy et al., CVPR 2016, section 7) that share of each label goes to all
+    classes alike; `balanced` weighs a class of n images with N / (K * n).
+    """
+    weight = None
+    if balanced:
+        sizes = labels.cpu().bincount(minlength=classes).clamp(min=1)  # (K,)
+        weight = (len(labels) / (classes * sizes)).float().to(labels.device)
+    return functools.partial(F.cross_entropy, weight=weight, label_smoothing=smoothing)
 
 
 def term_weights(
@@ -346,7 +362,7 @@ class LinearProbe(Task):
 
     def forward(self, batch):
         logits = gather_batch(self.predict(self.pooled(batch.images)), len(batch.labels))
-        loss = F.cross_entropy(logits, batch.labels)
+        loss = self.cross_entropy(logits, batch.labels)
         return Output(loss, {"ce": loss}, logits)
 
     @torch.no_grad()

@@ -70,6 +70,14 @@ class RecipeOptions:
         0.0, "decay, after each step, of an average of the weights, which is evaluated and kept in "
         "their place: 0.999; 0: off", parse=share_below_1, added=True,
     )  # fmt: skip
+    label_smoothing: float = option(
+        0.0, "share of a label that goes to all classes alike, in cross-entropy",
+        parse=share_below_1, added=True,
+    )  # fmt: skip
+    balance: str = option(
+        "off", "loss: in cross-entropy each class counts alike, however many images it has",
+        choices=("off", "loss"), added=True,
+    )  # fmt: skip
     aug: bool = option(False, "AutoAugment behind crop and flip (Cubuk et al., CVPR 2019)")
     print_freq: int = option(100, "steps between two looks at the losses", parse=positive)
     tb_freq: int = option(

@@ -17,15 +17,15 @@ from helper.errors import UserError
 
 # Flags that every training has; no method, view or data set may call an option of its own like one.
 GENERAL = frozenset({
-    "alpha", "amp", "any_teacher", "aug", "backbone_rate", "bank_batch", "bank_limit", "bank_type",
-    "batch_size", "beta", "cfg", "channels_last", "clip_grad", "compile", "cuda_graph", "dataset",
-    "deterministic", "device", "distill", "dot", "ema", "epochs", "fraction_seed", "gamma", "init",
-    "init_epochs", "learning_rate", "lr_decay_epochs", "lr_decay_rate", "mean_t", "methods_dir",
-    "model", "model_s", "model_t", "momentum", "no_pair_defaults", "num_workers", "optimizer",
-    "overwrite", "path_s", "path_t", "peer", "pretrained", "print_freq", "resume", "save_dir",
-    "save_freq",
-    "schedule", "seed", "std_t", "sync_bn", "tb_freq", "teacher_bank", "teacher_weights", "tf32",
-    "train_fraction", "trial", "val_fraction", "val_seed", "wandb", "warmup", "weight_decay",
+    "alpha", "amp", "any_teacher", "aug", "backbone_rate", "balance", "bank_batch", "bank_limit",
+    "bank_type", "batch_size", "beta", "cfg", "channels_last", "clip_grad", "compile", "cuda_graph",
+    "dataset", "deterministic", "device", "distill", "dot", "ema", "epochs", "fraction_seed",
+    "gamma", "init", "init_epochs", "label_smoothing", "learning_rate", "lr_decay_epochs",
+    "lr_decay_rate", "mean_t", "methods_dir", "model", "model_s", "model_t", "momentum",
+    "no_pair_defaults", "num_workers", "optimizer", "overwrite", "path_s", "path_t", "peer",
+    "pretrained", "print_freq", "resume", "save_dir", "save_freq", "schedule", "seed", "std_t",
+    "sync_bn", "tb_freq", "teacher_bank", "teacher_weights", "tf32", "train_fraction", "trial",
+    "val_fraction", "val_seed", "wandb", "warmup", "weight_decay",
 })  # fmt: skip
 # Other spellings of these, and what experiments call the number of processes.
 RESERVED = GENERAL | {"a", "b", "d", "lr", "m", "processes", "r", "wd"}

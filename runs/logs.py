@@ -165,10 +165,17 @@ def console_line(epoch: int, epochs: int, numbers: Mapping[str, float]) -> str:
         if name.startswith(f"{split}_") and name.endswith("_acc") and name != f"{split}_acc"
     ]
     parts = f"({', '.join(terms)})  " if len(terms) > 1 else " "
+    measured = balanced_beside(accuracy(numbers), numbers.get(f"{split}_acc_balanced"))
     return (
         f"epoch {epoch:>{len(str(epochs))}}/{epochs}  lr {numbers['lr']:g}  "
         f"loss {numbers['train_loss']:.4f} {parts}"
         f"train {numbers['train_acc']:.2f} %  {split} {accuracy(numbers):.2f} % "
-        f"(top-5 {numbers[f'{split}_acc_top5']:.2f}){''.join(others)}  "
+        f"({measured}top-5 {numbers[f'{split}_acc_top5']:.2f}){''.join(others)}  "
         f"{numbers['seconds']:.1f} s  {numbers['images_per_s']:,.0f} images/s"
     )
+
+
+def balanced_beside(acc: float, balanced: float | None) -> str:
+    """'balanced 61.20, ' where classes differ in size and so do the two; else empty."""
+    differs = balanced is not None and abs(balanced - acc) >= 0.005
+    return f"balanced {balanced:.2f}, " if differs else ""

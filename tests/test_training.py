@@ -15,9 +15,15 @@ from distiller_zoo import METHODS
 from distiller_zoo.base import Recipe, Setup
 from distiller_zoo.kd import KD
 from engine.device import Numerics, pick_device, seed_everything
-from engine.evaluate import evaluate
+from engine.evaluate import balanced_accuracy, evaluate
 from engine.meter import Meter, NotFinite
-from engine.objective import Distillation, FirstStage, LinearProbe, PooledOnce
+from engine.objective import (
+    Distillation,
+    FirstStage,
+    LinearProbe,
+    PooledOnce,
+    make_cross_entropy,
+)
 from engine.teacher import LiveTeacher
 from helper import files
 from models import MODELS
@@ -305,8 +311,44 @@ def test_scores_are_exact_over_uneven_batches():
     hits = (predicted.argmax(dim=1) == data.test.labels).double().mean()
     assert scores["acc"] == pytest.approx(100 * hits.item(), rel=1e-12)
     assert scores["acc_top5"] == pytest.approx(100)  # four classes: all are among the first five
+    right = predicted.argmax(dim=1) == data.test.labels
+    of_class = [right[data.test.labels == k].double().mean().item() for k in range(4)]
+    assert scores["acc_balanced"] == pytest.approx(25 * sum(of_class), rel=1e-12)
     loss = nn.functional.cross_entropy(predicted, data.test.labels)
     assert scores["loss"] == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_balanced_accuracy_is_a_mean_over_the_classes_that_are_there():
+    labels, predicted = torch.tensor([0, 0, 0, 2, 2, 4]), torch.tensor([0, 0, 1, 1, 2, 3])
+    assert balanced_accuracy(predicted, labels) == pytest.approx(100 * (2 / 3 + 1 / 2 + 0) / 3)
+
+
+def test_labels_are_smoothed_and_classes_weighed():
+    labels = torch.tensor([0, 0, 0, 1])
+    logits = torch.randn(4, 3, dtype=torch.float64)
+    rows = -logits.log_softmax(dim=1)  # (4, 3)
+    smooth = make_cross_entropy(labels, 3, smoothing=0.3, balanced=False)
+    wanted = 0.7 * rows.gather(1, labels[:, None])[:, 0] + 0.1 * rows.sum(dim=1)
+    torch.testing.assert_close(smooth(logits, labels), wanted.mean())
+    balanced = make_cross_entropy(labels, 3, smoothing=0.0, balanced=True)
+    own = rows.gather(1, labels[:, None])[:, 0].float()
+    wanted = (own[:3].mean() + own[3]) / 2  # each class that is there counts once
+    torch.testing.assert_close(balanced(logits.float(), labels), wanted)
+    plain = make_cross_entropy(labels, 3, smoothing=0.0, balanced=False)
+    assert torch.equal(plain(logits, labels), nn.functional.cross_entropy(logits, labels))
+
+
+def test_smoothing_and_balance_reach_every_kind_of_training(run, tmp_path, capsys):
+    how = "--label_smoothing 0.2 --balance loss"
+    losses = {}
+    for name, line in (("plain", ALONE), ("other", f"{ALONE} {how}")):
+        run(f"{line} --save_dir {name}")
+        metrics = only(tmp_path / name / "models") / "metrics.jsonl"
+        losses[name] = json.loads(metrics.read_text().splitlines()[0])["train_ce"]
+    assert losses["plain"] != losses["other"]
+    assert "label smoothing 0.2, classes weigh alike" in capsys.readouterr().out
+    folder = only(tmp_path / "other" / "models")
+    assert "_label_smoothing_0.2_balance_loss_" in folder.name
 
 
 def test_evaluating_changes_nothing():

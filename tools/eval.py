@@ -28,6 +28,7 @@ from engine.evaluate import evaluate
 from helper.errors import UserError
 from helper.files import check_output, sha256, write_json
 from runs import checkpoint
+from runs.logs import balanced_beside
 
 
 def evaluate_checkpoint(argv: Sequence[str]) -> dict[str, Any]:
@@ -66,9 +67,10 @@ def evaluate_checkpoint(argv: Sequence[str]) -> dict[str, Any]:
         "images_per_s": len(labels) / seconds,
     }
     size = f"{data.image_size}x{data.image_size}"
+    beside = balanced_beside(scores["acc"], scores["acc_balanced"])
     print(
         f"{name} on {data.name} ({len(labels):,} images of {size}): {scores['acc']:.2f} % "
-        f"(top-5 {scores['acc_top5']:.2f}), loss {scores['loss']:.4f}, "
+        f"({beside}top-5 {scores['acc_top5']:.2f}), loss {scores['loss']:.4f}, "
         f"{numbers['images_per_s']:,.0f} images/s"
     )
     if options.per_class:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from runs.logs import Logger, read_lines
+from runs.logs import Logger, console_line, read_lines
 
 
 def epoch(number):
@@ -90,3 +90,11 @@ def test_lines_end_at_newlines_and_at_the_first_that_is_not_next(tmp_path):
         assert len(read_lines(path)) == count
     path.write_bytes(texts[0].encode() + b"\n\xff\n")
     assert len(read_lines(path)) == 1
+
+
+def test_balanced_accuracy_is_printed_where_it_differs():
+    numbers = {"lr": 0.1, "train_loss": 1.0, "train_acc": 50.0, "test_acc": 90.0}
+    numbers |= {"test_acc_top5": 99.0, "seconds": 1.0, "images_per_s": 5.0}
+    assert "(top-5 99.00)" in console_line(1, 2, numbers)  # of an older release
+    assert "(top-5 99.00)" in console_line(1, 2, {**numbers, "test_acc_balanced": 90.0})
+    assert "(balanced 61.20, top-5" in console_line(1, 2, {**numbers, "test_acc_balanced": 61.2})
