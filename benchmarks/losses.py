@@ -67,7 +67,7 @@ def ours(name: str, **options) -> Callable[["Scene"], Step]:
 
     def of(scene):
         method = scene.method(name, **options)
-        loss = method.first_stage_loss if name in FIRST_STAGE_ONLY else method
+        loss = method.first_stage_loss if METHODS[name].only_first_stage else method
         return lambda: loss(scene.student, scene.teacher, scene.batch)
 
     return of
@@ -287,7 +287,6 @@ def draw_literally(scene):
     return step
 
 
-FIRST_STAGE_ONLY = {"fsp", "abound"}
 ROWS: dict[str, tuple[Callable[["Scene"], Step], Callable[["Scene"], Step]]] = {
     "nst": (ours("nst"), literal(stages, forms.nst.nst)),
     "fsp": (ours("fsp"), literal(stem_and_stages, forms.fsp.fsp)),

@@ -145,12 +145,15 @@ def check_no_teacher(options: StudentResolved) -> None:
         raise UserError(f"{options.distill} has no teacher, and {flags[0]} is of one: leave it out")
 
 
-def check_dot(options: Resolved) -> None:
+def check_dot(options: StudentResolved) -> None:
     """UserError where --dot has no two gradients, or no momenta from 0 to below 1."""
-    if not options.gamma or not (options.alpha or options.beta):
+    first_alone = options.choice.method.only_first_stage
+    of_method = options.beta and not first_alone
+    if not options.gamma or not (options.alpha or of_method):
         raise UserError(
             "--dot keeps the gradients of cross-entropy and of distillation apart: give both a "
-            "weight, with -r and with -a or -b"
+            "weight, with -r and with -a"
+            + (f"; {options.distill} distils in its first stage alone" * first_alone or " or -b")
         )
     if options.optimizer != "sgd":
         raise UserError(f"--dot is SGD with two momenta: leave out --optimizer {options.optimizer}")

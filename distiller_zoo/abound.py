@@ -28,6 +28,7 @@ class ActivationBoundary(Distiller):
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0)
     reads = frozenset({"preacts"})
+    only_first_stage = True
 
     @dataclass(frozen=True)
     class Options:

@@ -120,6 +120,7 @@ class Distiller(nn.Module):
     # Whether a second student is trained with the first, each with this objective, and the other's
     # features in the place of a teacher's. Both are evaluated and kept.
     mutual: ClassVar[bool] = False
+    only_first_stage: ClassVar[bool] = False  # whether its loss behind that is zero
     # Whether its losses read nothing on the host, so that a step with them can be captured.
     capturable: ClassVar[bool] = True
     views: tuple[View, ...] = ()  # in front of it

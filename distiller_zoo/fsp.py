@@ -26,6 +26,7 @@ class FSP(Distiller):
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=50.0)
     reads = frozenset({"stem", "stages"})
+    only_first_stage = True
 
     @dataclass(frozen=True)
     class Options:

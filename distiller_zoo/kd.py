@@ -7,6 +7,7 @@ from helper.options import option, positive_number
 from . import METHODS
 from .abkd import DivergenceOptions, divergence_of
 from .base import LogitDistiller, Recipe
+from .ctkd import CurriculumTemperature
 
 # (teacher, student) -> base temperature and weight under logit standardization, where they are not
 # 2 and 9 (Sun et al.,
@@ -49,6 +50,13 @@ class KD(LogitDistiller):
     def __init__(self, options, setup):
         super().__init__(options, setup)
         self.divergence = divergence_of(options)
+        if options.divergence == "ab" and any(
+            isinstance(x, CurriculumTemperature) for x in self.views
+        ):
+            raise ValueError(
+                "--ctkd learns the T of a loss that is times T^2, and with --divergence ab KD is "
+                "not: give one of them"
+            )
 
     @staticmethod
     def pair_defaults(teacher, student, views, data):

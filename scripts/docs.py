@@ -4,6 +4,7 @@ python scripts/docs.py          write them
 python scripts/docs.py --check  exit 1 when they are not current
 """
 
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -35,15 +36,20 @@ def table(head: tuple[str, ...], rows) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
+def year(name: str) -> str:
+    """In which a method was published."""
+    return re.findall(r"\b20[12]\d\b", first_line(METHODS[name]))[-1]
+
+
 def methods() -> list[str]:
     rows = []
-    for name in METHODS:
+    for name in sorted(METHODS, key=year):
         recipe = METHODS[name].recipe
         weights = f"{recipe.gamma:g}, {recipe.alpha:g}, {recipe.beta:g}"
         weights += f" (after {recipe.warmup} epochs)" if recipe.warmup else ""
         about = first_line(METHODS[name])
-        rows.append((f"`{name}`", about, weights, flags(METHODS[name].Options)))
-    return table(("`--distill`", "paper", "r, a, b", "flags"), rows)
+        rows.append((year(name), f"`{name}`", about, weights, flags(METHODS[name].Options)))
+    return table(("year", "`--distill`", "paper", "r, a, b", "flags"), rows)
 
 
 def views() -> list[str]:
@@ -90,7 +96,7 @@ BLOCKS = {
 
 
 def filled(text: str) -> str:
-    """The README with every block between its two markers written anew."""
+    """The README with every block between its two markers, and the number of methods, anew."""
     for name, block in BLOCKS.items():
         start, end = f"<!-- {name}: written by scripts/docs.py -->", f"<!-- end of {name} -->"
         before, _, rest = text.partition(start)
@@ -98,7 +104,8 @@ def filled(text: str) -> str:
         if not after:
             raise SystemExit(f"README.md lacks the markers of {name!r}")
         text = "\n".join([before + start, *block(), end + after])
-    return text
+    count = len({METHODS.canonical(name) for name in METHODS})
+    return re.sub(r"(<!-- methods -->)\d+", rf"\g<1>{count}", text)
 
 
 def main() -> None:

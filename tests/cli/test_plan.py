@@ -65,6 +65,12 @@ def test_the_plans_of_cifar100_have_every_method():
     assert used == {METHODS.canonical(name) for name in METHODS}
 
 
+def test_the_plan_of_minutes_has_every_method_once():
+    students = [one for one in plan_of("methods_digits") if one.kind == "student"]
+    used = [dict(one.experiment.options)["distill"] for one in students]
+    assert sorted(used) == sorted({METHODS.canonical(name) for name in METHODS})
+
+
 def test_the_decoupled_plan_has_the_settings_of_the_configs():
     found = {}
     for one in plan_of("decoupled"):

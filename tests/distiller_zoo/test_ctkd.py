@@ -124,6 +124,13 @@ def test_what_is_refused(line, says, fails):
     assert says in fails(f"train_student {line}")
 
 
+@pytest.mark.parametrize("distill", ["kd", "crd -a 1"])
+def test_a_loss_that_is_not_times_T_squared_is_refused(distill, run, fails, tmp_path):
+    torch.save({"model": MODELS["resnet8"](4).state_dict()}, tmp_path / "teacher.pth")
+    line = fails(f"{LINE} --distill {distill} --divergence ab")
+    assert line.startswith("error: --distill kd: --ctkd learns the T of a loss that is times T^2")
+
+
 LINE = (
     "train_student --path_t teacher.pth --model_t resnet8 --model_s resnet8 --dataset fake "
     "--fake_size 40 --image_size 8 --batch_size 16 --fake_classes 4 --epochs 3 --ctkd"

@@ -171,6 +171,8 @@ def test_momenta_of_another_optimizer_are_refused(run, fails, tmp_path, teacher,
     ("flags", "says"),
     [
         ("kd -r 0 --dot 0.05", "give both a weight, with -r and with -a or -b"),
+        ("fsp --dot 0.05", "with -r and with -a; fsp distils in its first stage alone"),
+        ("abound --dot 0.05", "with -r and with -a; abound distils in its first stage alone"),
         ("kd --dot 0.1", "makes the momenta 0.8 and 1 of --momentum 0.9"),
         ("kd --momentum 0.05 --dot 0.06", "makes the momenta -0.01 and 0.11"),
         ("kd --dot 0.05 --amp fp16", "--amp fp16 scales one: give --amp bf16"),
