@@ -187,6 +187,11 @@ def check_several_teachers(options: StudentResolved) -> None:
         if options.origin["teacher_weights"] == "typed":
             raise UserError("--teacher_weights are of several teachers: give --path_t A B")
         return
+    if "ctkd" in options.choice.views:
+        raise UserError(
+            "--ctkd learns the temperature of one teacher, and several are averaged at --kd_T: "
+            "leave it out, or give one teacher"
+        )
     if weights and weights != len(names):
         raise UserError(f"--teacher_weights has {weights} numbers for {len(names)} teachers")
     prepares = method.prepare is not Distiller.prepare

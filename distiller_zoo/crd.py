@@ -69,6 +69,8 @@ class CRD(Distiller):
         if options.crd_memory == "queue":
             if options.crd_mode == "relax":
                 raise ValueError("in a queue no sample has a class: --mode relax needs memories")
+            if options.nce_m != MemoryOptions.nce_m:
+                raise ValueError("a queue moves no vector: --nce_m needs memories")
             self.queue = Queue(options.nce_k, dim)
             return
         self.negatives = Negatives(labels, options.nce_k, setup.generator)

@@ -17,9 +17,10 @@ SETTINGS = {
     ("resnet32x4", "resnet8x4"): (0.08, 4.0, 1),
     ("wrn_40_2", "ShuffleV1"): (0.3, 3.0, 4),
 }
+# The same on ImageNet, and the share of the epochs after which the weight falls.
 SETTINGS_IMAGENET = {
-    ("ResNet34", "ResNet18"): (0.02, 2.0, 4),
-    ("ResNet50", "MobileNetV1"): (0.005, 2.0, 4),
+    ("ResNet34", "ResNet18"): (0.02, 2.0, 4, 0.0),
+    ("ResNet50", "MobileNetV1"): (0.005, 2.0, 4, 0.3),
 }
 
 
@@ -71,11 +72,8 @@ class WKDFeature(Distiller):
     def pair_defaults(teacher, student, views, data):
         pair = teacher, student
         table = SETTINGS_IMAGENET if data == "imagenet" else SETTINGS
-        if pair not in table:
-            return {}
-        beta, mean, grid = table[pair]
-        decay = {"wkd_decay_from": 0.0} if data == "imagenet" else {}
-        return {"beta": beta, "wkd_mean": mean, "wkd_grid": grid, **decay}
+        names = "beta", "wkd_mean", "wkd_grid", "wkd_decay_from"
+        return dict(zip(names, table.get(pair, ())))
 
     def begin(self, epoch, epochs):
         self.share.fill_(decayed(epoch, epochs, self.options.wkd_decay_from))

@@ -36,7 +36,8 @@ class WKDLogit(LogitDistiller):
     classes' training images, paired in the data set's order, or of the rows of its classifier.
     Relations are made once, before training. The transport's weight falls to 0 along a cosine.
 
-    Weight and temperature of pairs that the paper does not name are those of wrn_40_2 -> ShuffleV1.
+    Settings of pairs that the paper does not name are those of wrn_40_2 -> ShuffleV1, on ImageNet
+    those of ResNet34 -> ResNet18.
     Raises ValueError where there are fewer than three classes.
     Reference: JiamingLv/WKD, mdistiller/distillers/WKD.py and tools/.
     """
@@ -81,11 +82,12 @@ class WKDLogit(LogitDistiller):
     @staticmethod
     def pair_defaults(teacher, student, views, data):
         pair = teacher, student
-        if data == "imagenet" and pair in TRANSPORT_IMAGENET:
-            weight, temperature, sharpen = TRANSPORT_IMAGENET[pair]
+        if data == "imagenet":
+            usual = TRANSPORT_IMAGENET["ResNet34", "ResNet18"]
+            weight, temperature, sharpen = TRANSPORT_IMAGENET.get(pair, usual)
             own = {"wkd_transport": weight, "wkd_T": temperature, "wkd_sharpen": sharpen}
             return {**own, "wkd_cost": "logits", "wkd_decay_from": 0.0}
-        if data == "imagenet" or pair not in TRANSPORT:
+        if pair not in TRANSPORT:
             return {}
         weight, temperature = TRANSPORT[pair]
         return {"wkd_transport": weight, "wkd_T": temperature}

@@ -132,6 +132,8 @@ def of_each_color(read: Callable[[str], float]) -> Callable[[str], tuple[float, 
 def shares(text: str) -> tuple[float, ...]:
     """'3,1' -> (0.75, 0.25); () where all are alike."""
     parts = [positive_number(part) for part in without_brackets(text).split(",")]
+    if len(parts) == 1:
+        raise argparse.ArgumentTypeError(f"{text} is one number: give one to each, 3,1")
     return tuple(part / sum(parts) for part in parts) if len(set(parts)) > 1 else ()
 
 

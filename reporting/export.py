@@ -18,19 +18,22 @@ SPECIAL = {
 }  # fmt: skip
 WORDS = {
     "aug": lambda on: "AutoAugment" if on else "standard augmentation",
-    "epochs": "{} epochs".format,
+    "epochs": lambda epochs: f"{epochs} epoch{'s' * (epochs != 1)}",
     "batch_size": "batch {}".format,
     "learning_rate": "rate {}".format,
     "image_size": "images of {0}x{0}".format,
     "train_fraction": "{} of the training images".format,
     "val_fraction": "{} of the training images held out".format,
-    "lr_decay_epochs": lambda epochs: f"decays after {', '.join(map(str, epochs or []))}",
+    "lr_decay_epochs": lambda epochs: (
+        f"decays after {', '.join(map(str, epochs))}" if epochs else "no decay"
+    ),
+    "strong_views": lambda on: "a strong view of each image as well (RandAugment)",
     "weight_decay": "weight decay {}".format,
     "processes": "{} processes".format,
 }
 ORDER = (
-    "epochs", "aug", "train_fraction", "val_fraction", "batch_size", "learning_rate",
-    "lr_decay_epochs", "lr_decay_rate", "momentum", "weight_decay",
+    "epochs", "aug", "strong_views", "train_fraction", "val_fraction", "batch_size",
+    "learning_rate", "lr_decay_epochs", "lr_decay_rate", "momentum", "weight_decay",
 )  # fmt: skip
 # Values that go without saying.
 USUAL = {

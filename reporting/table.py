@@ -16,6 +16,7 @@ from cli.parse import COMMON
 from cli.plan import ALONE
 from cli.published import Published, published
 from dataset import DATASETS
+from distiller_zoo import METHODS, VIEWS
 from helper.errors import UserError
 from reporting.statistics import Difference, half_interval, paired, ranks
 from runs.collect import group_runs
@@ -221,7 +222,18 @@ def make_table(
 def column_of(trial: Trial) -> Column:
     run = trial.run
     protocol = tuple((name, canonical(run.options[name])) for name in protocol_names(run.options))
+    if views_per_image(run.options) > 1:
+        protocol += (("strong_views", True),)
     return Column(run.data, trial.data, run.teacher, run.source, run.model, protocol)
+
+
+def views_per_image(options: Mapping[str, Any]) -> int:
+    """Augmented views of an image that a student saw; its recipe is another one with two."""
+    if options.get("distill") not in METHODS:
+        return 1
+    method = METHODS[options["distill"]]
+    own = {f.name: options[f.name] for f in fields(method.Options) if f.name in options}
+    return method.views_per_image(method.Options(**own)) if options.get("beta") else 1
 
 
 def protocol_names(options: Mapping[str, Any]) -> list[str]:
@@ -323,10 +335,13 @@ def find_baseline(cells: Sequence[Cell], named: str) -> str:
 
 
 def is_plain_kd(run: Result) -> bool:
-    """Whether a run is KD without a view."""
-    views = ("sdd", "logit_stand", "tekap")
-    return run.options.get("distill") == "kd" and all(
-        run.options.get(name) in VIEWS_OFF for name in views
+    """Whether a run is KD of one teacher without a view, another divergence or optimizer."""
+    options = run.options
+    return (
+        options.get("distill") == "kd"
+        and options.get("divergence", "kl") == "kl"
+        and " " not in run.teacher
+        and all(options.get(name) in VIEWS_OFF for name in (*VIEWS, "dot"))
     )
 
 

@@ -85,13 +85,20 @@ class Search:
         return found
 
     def best(self, found: Accuracies) -> Iterator[str]:
-        """Of each method a line on its best value, by the mean over pairs."""
+        """Of each method a line on its best value, by the mean over the pairs that all its values
+        have finished, as many runs of each."""
         for method in dict.fromkeys(label for label, _ in self.labels.values()):
+            own = {v: found.get(t, {}) for t, (label, v) in self.labels.items() if label == method}
+            counts = {value: {pair: len(x) for pair, x in e.items()} for value, e in own.items()}
+            first, *rest = counts.values()
+            shared = [pair for pair in first if all(c.get(pair) == first[pair] for c in rest)]
+            if not shared:
+                yield f"{method}: no pair is finished for every value, so none is the best"
+                continue
             means = {
-                value: statistics.mean(map(statistics.mean, found[text].values()))
-                for text, (label, value) in self.labels.items()
-                if label == method and text in found
+                value: statistics.mean(statistics.mean(entry[pair]) for pair in shared)
+                for value, entry in own.items()
             }
-            if means:
-                value = max(means, key=means.get)
-                yield f"{method}: {self.flag} {value} ({means[value]:.2f} % held-out)"
+            value = max(means, key=means.get)
+            some = "" if all(len(c) == len(shared) for c in counts.values()) else " so far"
+            yield f"{method}: {self.flag} {value} ({means[value]:.2f} % held-out{some})"

@@ -67,6 +67,8 @@ def test_weights_are_part_of_the_name_and_alike_are_none():
         ("--distill hint", "hint reads stem, stages of a teacher"),
         ("--distill wkd_logit", "wkd_logit reads last_map of a teacher"),
         ("--distill kd --teacher_weights 1,2,3", "--teacher_weights has 3 numbers for 2 teachers"),
+        ("--distill kd --teacher_weights 3", "3 is one number: give one to each"),
+        ("--distill kd --ctkd", "--ctkd learns the temperature of one teacher"),
         ("--distill kd --teacher_weights 1,0", "0 is not above 0"),
         ("--distill kd --path_t x.pth", "--path_t has 1 teachers and --model_t 2: as many"),
         ("--distill pskd", "pskd has no teacher, and --model_t is of one"),

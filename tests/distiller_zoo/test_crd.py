@@ -198,3 +198,5 @@ def test_noisy_teachers_enter_the_queue_one_after_the_other():
 def test_a_queue_knows_no_classes():
     with pytest.raises(ValueError, match="--mode relax needs memories"):
         made(crd_memory="queue", crd_mode="relax")
+    with pytest.raises(ValueError, match="--nce_m needs memories"):
+        made(crd_memory="queue", nce_m=0.9)

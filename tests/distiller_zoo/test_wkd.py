@@ -159,11 +159,15 @@ def test_settings_of_single_pairs():
     assert imagenet == (30, 2, "logits", 1, 0)
     imagenet = settings("wkd_logit", "ResNet50 MobileNetV1", *logit, data="imagenet")
     assert imagenet == (25, 2, "logits", 2, 0)
+    imagenet = settings("wkd_logit", "ResNet50 ResNet18", *logit, data="imagenet")
+    assert imagenet == (30, 2, "logits", 1, 0)
     feature = "beta", "wkd_mean", "wkd_grid", "wkd_decay_from"
     assert settings("wkd_feature", "resnet32x4 resnet8x4", *feature) == (0.08, 4, 1, 0.625)
     assert settings("wkd_feature", "wrn_40_2 ShuffleV1", *feature) == (0.3, 3, 4, 0.625)
     imagenet = settings("wkd_feature", "ResNet50 MobileNetV1", *feature, data="imagenet")
-    assert imagenet == (0.005, 2, 4, 0)
+    assert imagenet == (0.005, 2, 4, 0.3)
+    imagenet = settings("wkd_feature", "ResNet34 ResNet18", *feature, data="imagenet")
+    assert imagenet == (0.02, 2, 4, 0)
 
 
 CASES = [

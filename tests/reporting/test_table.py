@@ -69,6 +69,28 @@ def test_trials_share_a_cell_and_another_protocol_never_does(tmp_path, made):
     assert cell.last.std == pytest.approx(2**0.5)
 
 
+def test_strong_views_are_a_protocol_of_their_own(tmp_path, made):
+    put(tmp_path, 70.0)
+    put(tmp_path, 71.0, distill="mlkd", beta=0.9)
+    put(tmp_path, 80.0, distill="mlkd", beta=0.9, mlkd_strong=True, typed=["mlkd_strong"])
+    put(tmp_path, 81.0, distill="crld", beta=1)
+    table = made()
+    assert sorted(table.cells[label, table.columns[0]].last.mean for label in ("kd", "mlkd")) == [
+        70, 71,
+    ]  # fmt: skip
+    words = [protocol_words(table.own(column)) for column in table.columns]
+    assert ["strong view" in text for text in words] == [False, True]
+    assert table.cells["crld", table.columns[1]].last.mean == 81
+
+
+@pytest.mark.parametrize(
+    "other", [{"divergence": "ab"}, {"ctkd": True}, {"dot": 0.05}, {"sdd": [1, 2]}]
+)
+def test_another_loss_or_optimizer_is_no_plain_kd(other, tmp_path, made):
+    put(tmp_path, 70.0, typed=list(other), **other)
+    assert made().baseline == ""
+
+
 def test_rows_are_called_by_what_was_typed_of_the_method(tmp_path, made):
     put(tmp_path, 70.0, typed=["epochs", "trial"])
     put(tmp_path, 71.0, typed=["alpha", "kd_T", "batch_size"], kd_T=8, alpha=1)

@@ -71,6 +71,15 @@ def test_the_best_value_is_that_of_the_mean_over_pairs(plan, monkeypatch):
     assert "61.50 +- 0.71" in said
 
 
+def test_values_are_compared_on_what_all_of_them_have(plan):
+    search = Search("-b", ("1", "3"), {"M -b 1": ("M", "1"), "M -b 3": ("M", "3")})
+    found = {"M -b 1": {"easy": [90.0, 91.0], "hard": [60.0]}, "M -b 3": {"easy": [85.0, 84.0]}}
+    assert list(search.best(found)) == ["M: -b 1 (90.50 % held-out so far)"]
+    found["M -b 3"] = {"hard": [61.0, 62.0]}
+    (line,) = search.best(found)
+    assert line == "M: no pair is finished for every value, so none is the best"
+
+
 def write(folder, accuracy):
     """What a table needs of a finished run, of which the test set says nothing."""
     folder.mkdir()
