@@ -8,7 +8,7 @@ import torch
 from deploy.network import Deployed
 
 
-def config_of(deployed: Deployed, normalised: bool) -> dict[str, Any]:
+def config_of(deployed: Deployed, normalised: bool, sha256: str) -> dict[str, Any]:
     """config.json as timm's folders on the hub have it, and what `read_config` reads."""
     size = deployed.image_size
     features = deployed.network.features(torch.zeros(2, 3, size, size))
@@ -18,6 +18,7 @@ def config_of(deployed: Deployed, normalised: bool) -> dict[str, Any]:
         "num_classes": len(deployed.classes),
         "num_features": features.pooled.shape[1],
         "label_names": list(deployed.classes),
+        "checkpoint_sha256": sha256,
         "normalisation_inside": normalised,  # of the graphs; the weights know of none
         "pretrained_cfg": {
             "input_size": [3, size, size],

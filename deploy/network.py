@@ -102,11 +102,16 @@ def of_folder(folder: Path) -> Deployed:
         "classes": said["label_names"], "image_size": pixels["input_size"][-1],
         "mean": pixels["mean"], "std": pixels["std"],
     }  # fmt: skip
+    if not weights.exists():
+        raise UserError(
+            f"{folder} has no {WEIGHTS}: export it with --format safetensors, or all, or give the "
+            "checkpoint"
+        )
     deployed, safetensors = made(said["model_name"], data), import_extra("safetensors.torch")
     try:
         deployed.network.load_state_dict(safetensors.load_file(weights))
     except Exception as error:  # whatever its reader raises, and weights of another network
-        line = " ".join(str(error).split())
+        line = " ".join(str(error).split())[:200]
         raise UserError(f"{weights} is not of {deployed.name} ({line}): export it again") from None
     return deployed
 

@@ -9,7 +9,7 @@ size. They are compared with the network on the test images that the checkpoint 
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from dataset.loader import Loading
 from deploy.card import card_of, config_of
 from deploy.check import compare
 from deploy.formats import FORMATS, ONNX, PROGRAM, write_onnx, write_program, write_safetensors
-from deploy.network import CONFIG, WEIGHTS, Deployed, Normalised, read_deployed
+from deploy.network import CONFIG, WEIGHTS, Deployed, Normalised, read_config, read_deployed
 from helper.errors import UserError
 from helper.files import check_writable, sha256, write_json, write_whole
 from helper.options import Resolved, count, option
@@ -45,6 +45,7 @@ class ExportOptions:
     format: str = option("all", "what to write", choices=("all", *FORMATS))
     out: str = option("", "folder for the files (default: beside the checkpoint, exported/)")
     normalize: bool = option(False, "graphs take pixels from 0 to 1 and normalise them themselves")
+    overwrite: bool = option(False, "replace the export of another network in the folder")
     random_images: int = option(
         0, "compare on so many random images, not on the test images", parse=count
     )
@@ -62,6 +63,8 @@ def export(argv: Sequence[str]) -> None:
     folder = Path(options.out) if options.out else path.parent / "exported"
     check_writable(folder, "--out")
     folder.mkdir(parents=True, exist_ok=True)
+    config = config_of(deployed, options.normalize, sha256(path))
+    clear_of_others(folder, config, options.overwrite)
     kinds = FORMATS if options.format == "all" else (options.format,)
     written, agree = [], True
     if "safetensors" in kinds:
@@ -77,14 +80,33 @@ def export(argv: Sequence[str]) -> None:
             print(f"{folder / name}: {found}")
             agree &= found.holds
             written.append(name)
-    write_json(folder / CONFIG, config_of(deployed, options.normalize))
-    source = f"{path.name}, sha256 {sha256(path)}"
+    write_json(folder / CONFIG, config)
+    source = f"{path.name}, sha256 {config['checkpoint_sha256']}"
     card = card_of(deployed, run_of(path), source, written, options.normalize)
     write_whole(folder / "README.md", lambda file: file.write(card.encode()))
     print(f"{deployed.name}: {', '.join(written)}, {CONFIG} and README.md in {folder}")
     if not agree:
         print("error: a file says something else than the network: do not use it", file=sys.stderr)
         raise SystemExit(1)
+
+
+def clear_of_others(folder: Path, config: Mapping[str, Any], overwrite: bool) -> None:
+    """Remove what was exported of another checkpoint, or with other pixels, where that is allowed.
+
+    What is of this one stays: formats may come one after another.
+    """
+    files = [folder / name for name in (WEIGHTS, ONNX, PROGRAM, CONFIG) if (folder / name).exists()]
+    same = "checkpoint_sha256", "normalisation_inside"
+    known = read_config(folder / CONFIG) if folder / CONFIG in files else {}
+    if not files or [known.get(key) for key in same] == [config[key] for key in same]:
+        return
+    if not overwrite:
+        raise UserError(
+            f"{folder} holds the export of another network, or with other pixels: another --out, or "
+            "--overwrite to replace it"
+        )
+    for file in files:
+        file.unlink()
 
 
 def images_of(deployed: Deployed, options: Resolved) -> Iterator[Tensor]:

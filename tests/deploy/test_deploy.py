@@ -50,6 +50,23 @@ def test_weights_and_config_are_read_back(trained, tmp_path):
     assert config["label_names"] == SAID["classes"]
 
 
+def test_a_folder_holds_the_export_of_one_network(trained, tmp_path):
+    export("net.pth --format safetensors --out out")
+    export("net.pth --format torch_export --out out --random_images 2")
+    assert {"model.safetensors", "model.pt2"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    torch.save(torch.load(trained) | {"epoch": 9}, tmp_path / "other.pth")
+    for line in ("other.pth", "net.pth --normalize"):
+        with pytest.raises(UserError, match="out holds the export of another network"):
+            export(f"{line} --format safetensors --out out")
+    export("other.pth --format safetensors --out out --overwrite")
+    assert not (tmp_path / "out" / "model.pt2").exists()
+    (tmp_path / "out" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="out has no model.safetensors: export it with --format"):
+        predicting.predict(["out", "net.pth"])
+
+
 @pytest.mark.parametrize("more", ["", "--normalize"])
 def test_a_program_of_torch_export(more, trained, tmp_path, capsys):
     export(f"net.pth --format torch_export --out out --random_images 70 {more}")
