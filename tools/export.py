@@ -102,8 +102,8 @@ def clear_of_others(folder: Path, config: Mapping[str, Any], overwrite: bool) ->
         return
     if not overwrite:
         raise UserError(
-            f"{folder} holds the export of another network, or with other pixels: another --out, or "
-            "--overwrite to replace it"
+            f"{folder} holds the export of another network, or with other pixels: another --out, "
+            "or --overwrite to replace it"
         )
     for file in files:
         file.unlink()

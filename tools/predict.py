@@ -24,7 +24,8 @@ from torch import Tensor
 
 from cli.main import main
 from cli.words import read_words, strip_help
-from dataset.folder import image_files, open_image, reading, resize_and_center_crop
+from dataset.folder import open_image, resize_and_center_crop
+from dataset.layout import image_files, reading
 from deploy.network import Deployed, read_deployed
 from helper.errors import UserError
 from helper.options import Parser, option, positive
