@@ -52,7 +52,10 @@ def make_teacher(
     batch = options.bank_batch or FILL_BATCH[numerics.device.type]
     if train.aug:
         teacher = BankedTeacher(trained.network, numerics, train, reads, None, batch)
-        return teacher, "bank:      none with --aug; rows are computed before each epoch"
+        return (
+            teacher,
+            "bank:      none with --aug or --randaugment; rows are computed before each epoch",
+        )
     name = f"{plain(trained.name)}_{setting.data.name}"
     bank = Bank(bank_folder(Path(options.teacher_bank), name, key), key, widths)
     teacher = BankedTeacher(trained.network, numerics, train, reads, bank, batch)

@@ -19,6 +19,7 @@ from engine.device import Numerics, start
 from engine.distributed import local_main_process_first, on_main_process, rank, world_size
 from engine.objective import PooledOnce
 from engine.recipe import Schedule, make_schedule
+from helper.errors import UserError
 from helper.files import check_writable
 from helper.options import Resolved
 from models.any import build, check_name, learning_rate
@@ -96,8 +97,8 @@ class Setting:
     def loaders(self, strong: bool = False) -> Loaders:
         """The batches of every split; with a `strong` view of each training image as well."""
         options, device = self.options, self.numerics.device
-        aug, workers = options.aug, options.num_workers
-        how = Loading(self.seed, device, rank(), world_size(), workers, aug, strong)
+        aug = {"aug": options.aug, "randaugment": options.randaugment, "strong": strong}
+        how = Loading(self.seed, device, rank(), world_size(), options.num_workers, **aug)
         streamed = isinstance(self.data, StreamedSet)
         test_size = options.batch_size if streamed else TEST_BATCH[device.type]
         train = make_loader(self.data, "train", options.batch_size, how)
@@ -110,6 +111,8 @@ def make_setting(options: Resolved, model: str) -> Setting:
 
     A network that starts from trained weights is shown pixels normalised as for these.
     """
+    if options.aug and options.randaugment:
+        raise UserError("--aug and --randaugment: give one of them")
     network = DATASETS[options.dataset].networks.get(model, model)
     check_name(network)
     start_with = start_of(options, network)

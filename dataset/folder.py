@@ -66,6 +66,7 @@ class Folder(DataSource):
             parse=positive,
         )
         cache_dir: str = option("./data/cache", "folder for decoded images")
+        flip: bool = option(True, "flip half of the training images", added=True)
         skip_corrupt: bool = option(
             False, "leave out files that are no images, and name them", added=True
         )
@@ -87,7 +88,9 @@ class Folder(DataSource):
         train, test, *val = to_splits(decoded, splits, layout.classes)
         mean, std = mean_and_std(train.images)
         data = DataSet(Folder.called(options), train, test, layout.classes, mean, std)
-        return replace(data, padding=data.image_size // 8, val=val[0] if val else None)
+        return replace(
+            data, padding=data.image_size // 8, flip=options.flip, val=val[0] if val else None
+        )
 
     @staticmethod
     def called(options: Options) -> str:

@@ -41,6 +41,11 @@ class ImageNet(DataSource):
     class Options(SplitOptions):
         data_dir: str = option("./data/imagenet", "folder that holds train/ and val/")
         image_size: int = option(224, "side of the crops", parse=positive)
+        crop: str = option(
+            "resized", "crops to train on: of 8 to 100 % of an image, resized; or of the scaled "
+            "image with a black border", choices=("resized", "padded"), added=True,
+        )  # fmt: skip
+        flip: bool = option(True, "flip half of the training images", added=True)
         skip_corrupt: bool = option(False, "leave out files that are no images, and name them")
 
     @staticmethod
@@ -66,6 +71,8 @@ class ImageNet(DataSource):
             std=STD,
             image_size=options.image_size,
             networks=ImageNet.networks,
+            padding=options.image_size // 8 if options.crop == "padded" else 0,
+            flip=options.flip,
             skip_corrupt=options.skip_corrupt,
         )
 

@@ -47,6 +47,7 @@ class Loading:
     ranks: int = 1
     workers: int = 0  # processes that read image files
     aug: bool = False  # AutoAugment behind crop and flip of training images
+    randaugment: bool = False  # RandAugment there
     strong: bool = False  # a second view of each: another crop and flip, RandAugment behind them
 
 
@@ -80,7 +81,9 @@ class Loader:
         chosen: Split = getattr(data, split)
         check_split(data.name, split, chosen, len(data.classes))
         self.split, self.training = split, split == "train"
-        self.seed, self.padding, self.flip, self.aug = how.seed, data.padding, data.flip, how.aug
+        self.seed, self.padding, self.flip = how.seed, data.padding, data.flip
+        self.aug = how.aug or how.randaugment  # whether views are without number
+        self._auto, self._rand = how.aug, how.randaugment
         self.strong = how.strong and self.training
         images, about = chosen.images.contiguous(), f"{split} split of {data.name}"
         self.images = place(images, torch.device(how.device), about if rank == 0 else "")
@@ -153,9 +156,11 @@ class Loader:
 
     def _augment_more(self, images: Tensor, epoch: int, index: Tensor, salt: int = 0) -> Tensor:
         """What comes behind crop and flip: images (M, 3, H, W) uint8 of samples (M,) -> the same"""
-        if self.aug:
+        if self._auto:
             images = auto_augment(images, self.seed, epoch, index, salt)
-        return rand_augment(images, self.seed, epoch, index) if salt else images
+        if self._rand or salt:  # the strong view's is the one without a salt
+            images = rand_augment(images, self.seed, epoch, index, STRONG - salt)
+        return images
 
     def _pixels(self, index: Tensor) -> Tensor:
         """Images by number: (M,) where the images are -> (M, 3, H, W) uint8 on the device."""

@@ -22,17 +22,18 @@ ACTION_OF = torch.tensor(  # (14, 2): operation, sign
 )
 
 
-def rand_augment(images: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
+def rand_augment(images: Tensor, seed: int, epoch: int, index: Tensor, salt: int = 0) -> Tensor:
     """Apply to each image the two operations that its sample has in this epoch.
 
     images: (M, 3, H, W) uint8 on any device, not changed; index: (M,) int64, the numbers of the
-    samples -> (M, 3, H, W) uint8. Nothing waits for a GPU where the index is on the CPU.
+    samples; `salt` is added to what is drawn -> (M, 3, H, W) uint8. Nothing waits for a GPU where
+    the index is on the CPU.
     """
-    return apply_actions(images, choose_actions(seed, epoch, index.cpu()), ACTIONS)
+    return apply_actions(images, choose_actions(seed, epoch, index.cpu(), salt), ACTIONS)
 
 
-def choose_actions(seed: int, epoch: int, index: Tensor) -> Tensor:
+def choose_actions(seed: int, epoch: int, index: Tensor, salt: int = 0) -> Tensor:
     """Indices into ACTIONS of two operations, each uniform with a uniform sign: (M,) -> (2, M)"""
-    number = torch.stack([draw(seed, epoch, purpose, index) for purpose in OPERATION])
-    sign = torch.stack([draw(seed, epoch, purpose, index) for purpose in SIGN])
+    number = torch.stack([draw(seed, epoch, purpose + salt, index) for purpose in OPERATION])
+    sign = torch.stack([draw(seed, epoch, purpose + salt, index) for purpose in SIGN])
     return ACTION_OF[(number * len(ACTION_OF)) >> 32, sign >> 31]

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dataset.augment import STRONG, draw, normalise, permutation, scale_and_shift
 from dataset.base import Batch
-from dataset.folder import cpu_count, open_image
+from dataset.folder import cpu_count, open_image, resize_and_center_crop
 from dataset.layout import Files
 from dataset.loader import Loading, check_smallest_batch, rank_shares
 from helper.errors import UserError
@@ -39,6 +39,8 @@ class StreamedSet:
     mean: tuple[float, float, float]  # of images in [0, 1]
     std: tuple[float, float, float]
     image_size: int
+    padding: int = 0  # border of the scaled image that crops are cut from; 0: random resized crops
+    flip: bool = True  # whether half of the training images are flipped
     networks: Mapping[str, str] = field(default_factory=dict)  # see `DataSource`
     skip_corrupt: bool = False
     val: Files | None = None  # held out of the training split, see `subset.hold_out`
@@ -48,7 +50,8 @@ class StreamLoader:
     """Batches of one split like those of `dataset.loader.Loader`, from files on disk.
 
     Training images are cropped at random (8 to 100 % of the area, Szegedy et al., Going Deeper with
-    Convolutions, CVPR 2015) and flipped; AutoAugment's policy is ImageNet's. Their second, strong
+    Convolutions, CVPR 2015; or, with a padding, as images in memory are) and flipped; AutoAugment's
+    policy is ImageNet's. Their second, strong
     view is another crop and flip with RandAugment(2, 10) behind them. Other images are
     resized and center-cropped. All choices follow from (seed, epoch, sample), whatever the number
     of workers.
@@ -83,7 +86,7 @@ class StreamLoader:
         self._sampler = BatchSampler(self._shares)
         self._corrupt: set[str] = set()
         self._batches = DataLoader(
-            ImageFiles(files.paths, data.image_size, self.training, how),
+            ImageFiles(files.paths, data, self.training, how),
             batch_sampler=self._sampler,
             num_workers=workers,
             collate_fn=partial(collate, size=data.image_size),
@@ -165,17 +168,24 @@ class Paths(Sequence[str]):
 class ImageFiles(Dataset):
     """(epoch, index) -> V views of an image (V, 3, S, S) uint8, or what is wrong with that file."""
 
-    def __init__(self, paths: list[str], size: int, training: bool, how: Loading):
+    def __init__(self, paths: list[str], data: StreamedSet, training: bool, how: Loading):
         importlib.import_module("helper.vision")  # lets torchvision be imported; takes seconds
         v2 = importlib.import_module("torchvision.transforms.v2")
-        self.shorter = 0 if training else round(size / CROP_RATIO)  # side, where all is scaled
-        if training:
-            transforms = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
-            transforms += [v2.AutoAugment()] if how.aug else []
+        size, padding = data.image_size, data.padding
+        self.shorter = size if padding else 0 if training else round(size / CROP_RATIO)  # 0: varies
+        if padding:
+            transforms = [partial(resize_and_center_crop, size=size)]
+            transforms += [v2.RandomCrop(size, padding)] if training else []
+        elif training:
+            transforms = [v2.RandomResizedCrop(size)]
         else:
             transforms = [v2.Resize(self.shorter), v2.CenterCrop(size)]
+        if training:
+            transforms += [v2.RandomHorizontalFlip()] if data.flip else []
+            transforms += [v2.AutoAugment()] if how.aug else []
         self.paths, self.seed = Paths(paths), how.seed
-        self.transforms = {CROP: v2.Compose([*transforms, v2.PILToTensor()])}
+        own = [v2.RandAugment(2, 10)] if how.randaugment and training else []
+        self.transforms = {CROP: v2.Compose([*transforms, *own, v2.PILToTensor()])}
         if how.strong and training:
             strong = [*transforms, v2.RandAugment(2, 10), v2.PILToTensor()]
             self.transforms[CROP + STRONG] = v2.Compose(strong)

@@ -79,6 +79,11 @@ class RecipeOptions:
         choices=("off", "loss"), added=True,
     )  # fmt: skip
     aug: bool = option(False, "AutoAugment behind crop and flip (Cubuk et al., CVPR 2019)")
+    randaugment: bool = option(
+        False,
+        "RandAugment(2, 10) behind crop and flip (Cubuk et al., CVPR Workshops 2020)",
+        added=True,
+    )
     print_freq: int = option(100, "steps between two looks at the losses", parse=positive)
     tb_freq: int = option(
         500, "steps between two TensorBoard points within an epoch", parse=positive

@@ -581,3 +581,10 @@ def test_what_is_left_has_to_be_enough(images):
         path.write_bytes(b"text")
     with pytest.raises(UserError, match="is no readable image"):
         Folder.load(options)
+
+
+def test_images_are_not_flipped_where_that_is_said(images):
+    options = Folder.Options(str(images), cache_dir=str(images.parent / "c"))
+    data, fixed = Folder.load(options), Folder.load(replace(options, flip=False))
+    assert (data.flip, fixed.flip) == (True, False)
+    assert fingerprint(data) != fingerprint(fixed)

@@ -13,7 +13,7 @@ from PIL import Image
 from cli import parse
 from dataset import DATASETS
 from dataset.augment import STRONG, draw
-from dataset.folder import DECODING_VERSION, open_image
+from dataset.folder import DECODING_VERSION, open_image, resize_and_center_crop
 from dataset.imagenet import MEAN, STD
 from dataset.loader import Loading
 from dataset.stream import CROP, ImageFiles, Paths, StreamLoader
@@ -81,7 +81,7 @@ def test_held_out_images_are_shown_as_test_images_are(root):
 
 def test_crops_are_torchvisions_and_the_gpus_generator_is_left_alone(root, monkeypatch):
     data = load(root)
-    files = ImageFiles(data.train.paths, 32, True, Loading(3, aug=True, strong=True))
+    files = ImageFiles(data.train.paths, data, True, Loading(3, aug=True, strong=True))
     assert "RandAugment" in str(files.transforms[CROP + STRONG])
     expected = []
     for index, path in enumerate(data.train.paths):
@@ -101,6 +101,27 @@ def test_auto_augment_changes_training_images_alone(root):
         for a, b, c in zip(plain, more, again, strict=True):
             assert torch.equal(a.images, b.images) == same
             assert torch.equal(b.images, c.images)
+
+
+def test_padded_crops_are_of_the_scaled_image(root):
+    data = load(root, crop="padded", flip=False)
+    resized = load(root)
+    chain = ImageFiles([], data, True, Loading()).transforms[CROP].transforms
+    assert [type(step).__name__ for step in chain[1:]] == ["RandomCrop", "PILToTensor"]
+    shown = torch.cat([batch.images for batch in batches(data, "test")])
+    image = resize_and_center_crop(open_image(data.test.paths[4]), 32)
+    wanted = (np.asarray(image, dtype=np.float64) / 255 - MEAN) / STD
+    torch.testing.assert_close(shown[4].permute(1, 2, 0), torch.tensor(wanted).float())
+    assert not torch.equal(shown, torch.cat([b.images for b in batches(resized, "test")]))
+
+
+def test_rand_augment_is_torchvisions(root):
+    data = load(root)
+    with_it = ImageFiles([], data, True, Loading(randaugment=True)).transforms[CROP]
+    assert "RandAugment" in str(with_it)
+    assert "RandAugment" not in str(
+        ImageFiles([], data, False, Loading(randaugment=True)).transforms
+    )
 
 
 def test_a_strong_view_is_read_beside_the_weak_one(root):

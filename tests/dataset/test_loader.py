@@ -195,6 +195,18 @@ def test_a_training_batch_too_small_for_the_ranks():
     assert [len(batch.images) for batch in empty.batches()] == [50, 0]  # a test batch may be
 
 
+def test_rand_augment_of_the_weak_view_is_drawn_apart_from_the_strong_ones():
+    data = make(40)
+    plain = epoch_of(Loader(data, "train", 40, Loading(1, strong=True)), 2)[0]
+    both = epoch_of(Loader(data, "train", 40, Loading(1, randaugment=True, strong=True)), 2)[0]
+    alone = epoch_of(Loader(data, "train", 40, Loading(1, randaugment=True)), 2)[0]
+    assert torch.equal(plain[1], both[1])
+    assert torch.equal(alone, both[0])
+    assert not torch.equal(plain[0], both[0])
+    test = [Loader(data, "test", 40, Loading(1, randaugment=on)) for on in (False, True)]
+    assert torch.equal(*(epoch_of(loader)[0] for loader in test))
+
+
 def test_no_flip_and_no_padding_show_the_image_itself():
     data = make(flip=False, padding=0)
     images, _, index = epoch_of(Loader(data, "train", 64, Loading()))
