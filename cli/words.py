@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import itertools
 import os
 import sys
 import warnings
@@ -53,7 +54,9 @@ def parse(
         raise SystemExit(0)
     typed = read_words(parser, words)
     with config.in_file(path):
-        configured = read_config(parser, config.words_of(path) if path else [])
+        configured = read_config(
+            parser, config.words_of(path, parser.takes_several) if path else []
+        )
     for name in configured.keys() & typed.keys():
         if configured[name] != typed[name]:
             warnings.warn(
@@ -73,7 +76,7 @@ def read_choices(words: Sequence[str], students: bool) -> tuple[str, dict[str, A
     chosen = vars(chooser.parse_known_args(words)[0])
     path = chosen.get("cfg", "")
     if path:
-        configured = config.words_of(path)
+        configured = config.words_of(path, chooser.takes_several)
         with config.in_file(path):
             chosen = {**vars(chooser.parse_known_args(configured)[0]), **chosen}
     if where := chosen.get("methods_dir"):
@@ -148,8 +151,10 @@ def read_words(parser: Parser, words: Sequence[str]) -> dict[str, Any]:
 def read_config(parser: Parser, words: Sequence[str]) -> dict[str, Any]:
     """The same of a config file, which has each flag once, in one of its spellings."""
     values = read_words(parser, words)
-    if len(values) < len(words):
-        names = [name for word in words for name in read_words(parser, [word])]
+    starts = [place for place, word in enumerate(words) if word.startswith("--")]
+    if len(values) < len(starts):
+        flags = [words[a:b] for a, b in itertools.pairwise([*starts, len(words)])]
+        names = [name for flag in flags for name in read_words(parser, flag)]
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{twice} is set twice: leave one")
     return values

@@ -42,9 +42,10 @@ def read_yaml(
         raise UserError(f"{path} is no YAML: {error}") from None
 
 
-def words_of(path: str) -> list[str]:
+def words_of(path: str, takes_several: Callable[[str], bool] = lambda flag: False) -> list[str]:
     """A config file -> the command line that says the same: ['--distill=kd', '--sdd=1,2'].
 
+    `takes_several` says of which flags a list is several words: ['--path_t', 'a.pth', 'b.pth'].
     Raises UserError where it is missing, no YAML, or more than names with values.
     """
     if not os.path.isfile(path):
@@ -57,7 +58,11 @@ def words_of(path: str) -> list[str]:
         where = f"{path}, line {key.start_mark.line + 1}"
         if not isinstance(key, yaml.ScalarNode) or key.value == "cfg":
             raise UserError(f"{where}: {getattr(key, 'value', '?')!s} is no flag of a config")
-        words.append(f"--{key.value}={text_of(value, f'{where}: {key.value}')}")
+        flag, name = f"--{key.value}", f"{where}: {key.value}"
+        if isinstance(value, yaml.SequenceNode) and takes_several(flag):
+            words += [flag, *(text_of(part, name) for part in value.value)]
+        else:
+            words.append(f"{flag}={text_of(value, name)}")
     return words
 
 

@@ -229,6 +229,11 @@ class Parser(argparse.ArgumentParser):
         action = self._option_string_actions.get(flag)
         return action is not None and action.metavar == METAVARS[tuple]
 
+    def takes_several(self, flag: str) -> bool:
+        """Whether a flag takes several words."""
+        action = self._option_string_actions.get(flag)
+        return action is not None and action.nargs == "+"
+
     def _add_field(self, group, f) -> None:
         kind = plain_type(f.type)
         parse = readable(f.metadata["parse"] or (switch if kind is bool else kind), kind)

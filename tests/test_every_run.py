@@ -26,17 +26,21 @@ class Killed(BaseException):
     """Stands for kill -9: nothing catches it."""
 
 
-def line_of(name: str) -> str:
+CASES = [*METHODS, "mlkd --mlkd_strong"]
+
+
+def line_of(case: str) -> str:
+    name = case.split()[0]
     flags = {field.name for field in dataclasses.fields(METHODS[name].Options)}
     small = " ".join(f"--{flag} {value}" for flag, value in SMALL.items() if flag in flags)
     networks = "--model_s resnet8"
     networks += " --path_t teacher.pth --model_t resnet14" if METHODS[name].has_teacher else ""
     small += " --init_epochs 2" if has_two_stages(name) else ""
-    return f"train_student {networks} {DATA} --distill {name} {small} --epochs 2"
+    return f"train_student {networks} {DATA} --distill {case} {small} --epochs 2"
 
 
-def has_two_stages(name: str) -> bool:
-    return METHODS[name].first_stage is not Distiller.first_stage
+def has_two_stages(case: str) -> bool:
+    return METHODS[case.split()[0]].first_stage is not Distiller.first_stage
 
 
 def states(folder) -> dict:
@@ -45,7 +49,7 @@ def states(folder) -> dict:
     return checkpoint.load(run / "resume.pth")
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", CASES)
 def test_trains_and_resumes_bit_for_bit(name, run, tmp_path, monkeypatch):
     torch.manual_seed(5)
     torch.save({"model": MODELS["resnet14"](4).state_dict()}, tmp_path / "teacher.pth")
@@ -75,7 +79,7 @@ def test_trains_and_resumes_bit_for_bit(name, run, tmp_path, monkeypatch):
             assert torch.equal(value, resumed["task"][key]), key
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", CASES)
 def test_is_finite_in_half_precision(name, run, tmp_path):
     """Losses are computed in float32 whatever the networks compute in."""
     torch.manual_seed(5)

@@ -1,6 +1,8 @@
 """--path_t A B: one teacher whose prediction is the mean of theirs."""
 
+import contextlib
 import json
+import math
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from helper.errors import UserError
 from helper.options import shares
 from models import MODELS
 from runs import checkpoint
+from runs.recorder import Run
 from tests.conftest import only
 
 DATA = "--dataset fake --fake_size 24 --image_size 16 --batch_size 8 --fake_classes 4"
@@ -79,6 +82,42 @@ def test_what_does_not_fit_is_one_line(line, says):
         parse_student(["--model_t", "resnet20", "resnet8", *line.split()])
     with pytest.raises(UserError, match="--teacher_weights are of several teachers"):
         parse_student(["--distill", "kd", "--teacher_weights", "1,2"])
+
+
+def test_a_list_in_a_config_is_several_teachers(files, run):
+    (files / "a.yaml").write_text("path_t: [0.pth, 1.pth]\nteacher_weights: [3, 1]\n")
+    typed = ["--distill", "kd", "--path_t", "0.pth", "1.pth", "--teacher_weights", "3,1"]
+    with contextlib.chdir(files):
+        configured = parse_student(["--distill", "kd", "--cfg", "a.yaml"])
+        assert configured.path_t == ("0.pth", "1.pth")
+        assert {**configured.values, "cfg": ""} == dict(parse_student(typed).values)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+@pytest.mark.parametrize("bank", ["", "--teacher_bank bank"])
+def test_a_resumed_run_is_the_one_that_was_not_stopped(bank, files, run, monkeypatch):
+    line = f"{LINE} --distill kd --path_t 0.pth 1.pth --teacher_weights 3,1 --amp bf16 {bank}"
+    run(f"{line} --save_dir whole")
+    _, summary, whole = kept(files / "whole")
+    assert math.isfinite(summary["last"]["train_loss"])
+    save = Run._save_resume_file
+
+    def dying(*args):
+        save(*args)
+        raise Killed
+
+    monkeypatch.setattr(Run, "_save_resume_file", dying)
+    with pytest.raises(Killed):
+        run(f"{line} --save_dir killed")
+    monkeypatch.setattr(Run, "_save_resume_file", save)
+    run(f"{line} --save_dir killed --resume")
+    _, _, resumed = kept(files / "killed")
+    assert whole["task"].keys() == resumed["task"].keys()
+    for key, value in whole["task"].items():
+        assert torch.equal(value, resumed["task"][key]), key
 
 
 def test_regions_of_several_teachers_are_refused(files, fails):

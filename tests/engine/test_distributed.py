@@ -37,6 +37,7 @@ METHODS = {
     "wkd_logit": "--distill wkd_logit",
     "wkd_feature": "--distill wkd_feature -b 0.008",
     "crd, dot": "--distill crd --nce_k 12 -a 1 --dot 0.05 --clip_grad 2",
+    "kd, several teachers": "--distill kd --teacher_weights 3,1",
     "dkd, ctkd": "--distill dkd --ctkd",
     "kd, average": "--distill kd --ema 0.5 --trial 4",
     "crld": "--distill crld --crld_weak 0.3 -a 1",
@@ -60,6 +61,7 @@ def teacher(tmp_path_factory):
 def lines(teacher, folder, names):
     start = f"{FAKE} {HOW} --save_dir {folder}"
     of = {"pskd": "", "dml": ""}  # they have no teacher
+    of["kd, several teachers"] = f"--path_t {teacher} {teacher}"
     return [
         f"{start} {METHODS[name].format(folder=folder)} {of.get(name, f'--path_t {teacher}')}"
         for name in names
