@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def test_the_readme_is_current_and_a_change_is_noticed():
     text = docs.README.read_text()
     assert docs.filled(text) == text
-    broken = text.replace("`--kd_T`", "`--kd_temperature`")
-    assert broken != text
-    assert docs.filled(broken) == text
+    for old, new in (("`--dist_tau`", "`--dist_temperature`"), ("<!-- methods -->", "\\g<0>9")):
+        broken = re.sub(old, new, text)
+        assert broken != text
+        assert docs.filled(broken) == text
 
 
 def test_bad_input_on_a_real_command_line():
