@@ -82,6 +82,7 @@ def bank_key(trained: Trained, setting: Setting, train: Loader) -> dict[str, Any
         "flip": data.flip,
         "type": options.bank_type,
         "amp": options.amp,
+        **({"tf32": True} if setting.numerics.in_tf32 else {}),
         "samples": len(train.labels),
         "views": train.views,
     }

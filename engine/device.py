@@ -104,12 +104,17 @@ class Numerics:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
 
     @property
+    def in_tf32(self) -> bool:
+        """Whether convolutions in float32 round to TF32 on this device."""
+        on_gpu = self.tf32 and self.amp == "off" and self.gpu is not None
+        return on_gpu and torch.cuda.is_tf32_supported()
+
+    @property
     def precision(self) -> str:
         """What the networks compute in."""
         if self.amp != "off":
             return f"{self.amp} autocast"
-        in_tf32 = self.tf32 and self.gpu and torch.cuda.is_tf32_supported()
-        return "float32 (convolutions in TF32)" if in_tf32 else "float32"
+        return "float32 (convolutions in TF32)" if self.in_tf32 else "float32"
 
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.amp == "off":

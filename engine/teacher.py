@@ -34,7 +34,7 @@ CHECKED_ROWS = 64  # of a bank, computed again at each start
 FILLED_AT_ONCE = 8192  # rows of which the missing ones are computed, then written
 # Largest deviation of a row from the live teacher's, as a share of its largest number. Kernels
 # that another batch size brings round otherwise; wrong rows are off by much more.
-TOLERANCE = {"float32": 1e-3, "float16": 4e-3, "bf16": 5e-2, "fp16": 1e-2}
+TOLERANCE = {"float32": 1e-3, "float16": 4e-3, "tf32": 5e-3, "bf16": 5e-2, "fp16": 1e-2}
 
 
 class Teacher(nn.Module):
@@ -313,7 +313,8 @@ class BankedTeacher(Teacher):
 
     def tolerance(self) -> float:
         """Of a row, as a share of its largest number."""
-        return max(TOLERANCE[self.bank.key["type"]], TOLERANCE.get(self.numerics.amp, 0))
+        computed_in = "tf32" if self.numerics.in_tf32 else self.numerics.amp
+        return max(TOLERANCE[self.bank.key["type"]], TOLERANCE.get(computed_in, 0))
 
     def features(self, batch):
         rows = {kind: table[batch.index] for kind, table in self.table.items()}

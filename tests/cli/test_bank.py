@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from cli.bank import bank_key
 from cli.networks import load_teacher
 from cli.parse import parse_student
 from cli.parts import make_parts
@@ -52,6 +53,19 @@ def measured(line: str) -> tuple[type, list[dict[str, float]]]:
     outputs = [task(batch) for batch in parts.loaders.train.batches(1)]
     found = [{**output.terms, "loss": output.loss} for output in outputs]
     return type(parts.teacher), [{k: v.item() for k, v in each.items()} for each in found]
+
+
+def key(line, folder):
+    """The key of the bank of a command line."""
+    options = parse_student(f"{DATA} --path_t {folder}/t.pth --model_s resnet8 {line}".split())
+    setting = make_setting(options, options.model_s)
+    return bank_key(load_teacher(setting), setting, setting.loaders().train)
+
+
+def test_rows_computed_in_tf32_are_of_another_key(folder, monkeypatch):
+    plain = key("", folder)
+    monkeypatch.setattr("engine.device.Numerics.in_tf32", True)
+    assert key("", folder) == {**plain, "tf32": True}
 
 
 @pytest.mark.parametrize("flags", ["crld", "mlkd --mlkd_strong"])

@@ -37,7 +37,10 @@ def test_a_float32_run_says_whether_tf32_is_on(gpus):
         assert torch.backends.cudnn.allow_tf32 is tf32
         assert torch.backends.cuda.matmul.allow_tf32 is False
         assert numerics.precision == said
+        assert numerics.in_tf32 is tf32
     assert start(DeviceOptions(amp="bf16")).precision == "bf16 autocast"
+    for options in (DeviceOptions(amp="bf16"), DeviceOptions(device="cpu")):
+        assert start(options).in_tf32 is False
     assert start(DeviceOptions(device="cpu")).precision == "float32"
 
 
