@@ -17,9 +17,12 @@ ON = "--resume goes on after the last whole epoch"
 LACKING = "too little memory"
 
 
-def main(command: Callable[[Sequence[str]], Any]) -> None:
+def main(command: Callable[[Sequence[str]], Any], on: str = ON) -> None:
     """Run a command on this process's arguments. Bad input: one line on stderr and exit code 2;
-    what the machine refuses: one line and 1. Any other exception is a fault of the code."""
+    what the machine refuses: one line and 1. Any other exception is a fault of the code.
+
+    `on` says how to go on after what stopped the command.
+    """
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
         try:
@@ -29,7 +32,7 @@ def main(command: Callable[[Sequence[str]], Any]) -> None:
                 command(sys.argv[1:])
                 sys.stdout.flush()
         except BaseException as error:
-            code, line = ending(error)
+            code, line = ending(error, on)
             if code is None:
                 raise
             alone = isinstance(error, distributed.NotJoined)
@@ -39,23 +42,23 @@ def main(command: Callable[[Sequence[str]], Any]) -> None:
             raise SystemExit(code) from None
 
 
-def ending(error: BaseException) -> tuple[int | None, str]:
+def ending(error: BaseException, on: str) -> tuple[int | None, str]:
     """Exit code after an exception, None where there is none, and the line that tells of it."""
     if isinstance(error, UserError):
         return 2, f"error: {error}"
     if isinstance(error, BrokenPipeError):  # whoever read the output has seen enough
         return 1, ""
     if distributed.is_loss_of_a_process(error):
-        return 1, f"error: a process of this run ended ({distributed.cause(error)}); {ON}"
+        return 1, f"error: a process of this run ended ({distributed.cause(error)}); {on}"
     if is_loss_of_a_reader(error):
         killed = "a process that reads images was killed: free memory, or give fewer --num_workers"
-        return 1, f"error: {killed}; {ON}"
+        return 1, f"error: {killed}; {on}"
     if is_lack_of_memory(error):
-        return 1, f"error: {lacking(error)}; {ON}"
+        return 1, f"error: {lacking(error)}; {on}"
     if interrupted(error):
-        return 130, f"stopped; {ON}"
+        return 130, f"stopped; {on}"
     if isinstance(error, OSError):
-        return 1, f"error: {what_failed(error)}"
+        return 1, f"error: {what_failed(error)}; once that is mended {on}"
     return None, ""
 
 
@@ -75,7 +78,7 @@ def interrupted(error: BaseException | None) -> bool:
 def what_failed(error: OSError) -> str:
     """What the machine refused, and of which file."""
     place = error.filename or "reading or writing"
-    return f"{place}: {error.strerror or error}; once that is mended {ON}"
+    return f"{place}: {error.strerror or error}"
 
 
 def drop_output() -> None:

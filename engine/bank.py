@@ -42,7 +42,7 @@ class RowFile:
         self.row_bytes = width * self.dtype.itemsize
         self.flags_at = rows * self.row_bytes
         self.size = self.flags_at + rows
-        self.writable = True
+        self.refused: OSError | None = None  # why nothing more can be kept
         try:
             self._create()
         except OSError as error:
@@ -56,7 +56,7 @@ class RowFile:
                 "whole bank; drop it with tools/bank.py, or delete it"
             )
         try:
-            self.file = open(path, "r+b" if self.writable else "rb", buffering=0)  # noqa: SIM115
+            self.file = open(path, "rb" if self.refused else "r+b", buffering=0)  # noqa: SIM115
         except OSError as error:
             self._give_up(error)
             self.file = open(path, "rb", buffering=0)  # noqa: SIM115
@@ -76,7 +76,7 @@ class RowFile:
 
     def write(self, rows: Tensor, values: Tensor) -> None:
         """Keep rows: (M,) int64, (M, W)."""
-        if not self.writable or not len(rows):
+        if self.refused or not len(rows):
             return
         stored = values.cpu().numpy().astype(self.dtype)
         try:  # a memory map would end the process where the disk is full
@@ -112,7 +112,7 @@ class RowFile:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _give_up(self, error: OSError) -> None:
-        self.writable = False
+        self.refused = OSError(error.errno, error.strerror or str(error), str(self.path))
         warnings.warn(
             f"the teacher's bank {self.path} cannot be written ({error.strerror or error}): rows "
             "that are missing are computed and not kept",
@@ -155,9 +155,9 @@ class Bank:
         return values.to(getattr(torch, self.key["type"])).float()
 
     @property
-    def writable(self) -> bool:
-        """Whether rows of every kind can be kept."""
-        return all(file.writable for file in self.files.values())
+    def refused(self) -> OSError | None:
+        """Why rows of some kind can no longer be kept; None while all can."""
+        return next((file.refused for file in self.files.values() if file.refused), None)
 
     def scores(self) -> dict[str, float] | None:
         """The teacher's on the test split, where they were kept."""

@@ -271,15 +271,20 @@ class BankedTeacher(Teacher):
         return self.loader.show(rows // views, rows % views, place)
 
     def fill(self) -> int:
-        """Compute and keep every row that is missing -> how many those were."""
+        """Compute and keep every row that is missing -> how many those were.
+
+        OSError where the bank cannot be written.
+        """
         total, computed = len(self.loader.labels) * self.loader.views, 0
         hidden = None if is_main_process() else True
         with tqdm(total=total, desc="rows", unit_scale=True, disable=hidden) as bar:
             for rows in torch.arange(total).split(FILLED_AT_ONCE):
                 missing = rows[~self.there(rows)]
-                if len(missing) and self.bank.writable:
+                if len(missing) and not self.bank.refused:
                     self.add(missing)
                     computed += len(missing)
+                if len(missing) and self.bank.refused:
+                    raise self.bank.refused
                 bar.update(len(rows))
         return computed
 

@@ -100,4 +100,4 @@ def paths(argv: Sequence[str]) -> list[Path]:
 
 
 if __name__ == "__main__":
-    main(command)
+    main(command, on="the same command goes on")

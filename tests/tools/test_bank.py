@@ -3,7 +3,10 @@
 import json
 import multiprocessing
 import random
+import re
+import runpy
 import signal
+import sys
 import time
 
 import pytest
@@ -39,6 +42,23 @@ def train(run, weights, tmp_path):
         return json.loads((folder / "run.json").read_text()), [json.loads(row) for row in rows]
 
     return train
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Run the script with words that it cannot do -> its exit code and its one error line."""
+
+    def refused(words):
+        monkeypatch.setattr(sys, "argv", ["bank.py", *words.split()])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(bank.__file__, run_name="__main__")
+        said = capsys.readouterr()
+        assert said.out == ""
+        (error,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
+        return stop.value.code, error
+
+    return refused
 
 
 def losses(rows):
@@ -171,6 +191,22 @@ def test_a_fill_that_is_stopped_goes_on(train, capsys, monkeypatch):
     assert "564 rows computed" in capsys.readouterr().out
 
 
+def no_space(self, offset, data):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_fill_of_a_full_disk_is_no_success(train, refused, monkeypatch):
+    words = f"fill --distill rkd --teacher_bank bank {ALWAYS}"
+    monkeypatch.setattr("engine.bank.RowFile._write_at", no_space)
+    code, error = refused(words)
+    assert code == 1
+    assert re.fullmatch(
+        "error: bank/resnet14_fake_.*/logits.rows: No space left on device; once that is mended "
+        "the same command goes on",
+        error,
+    )
+
+
 def row_files(where):
     """The files of the one bank of a folder, opened."""
     folder, widths = only(where), {"logits": 4, "pooled": 64}
@@ -255,10 +291,7 @@ def test_a_damaged_row_ends_the_run_before_it_begins(train, fails, tmp_path):
 
 
 def test_a_bank_that_cannot_be_written_is_said_and_the_run_goes_on(train, monkeypatch, capsys):
-    def full(self, offset, data):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("engine.bank.RowFile._write_at", full)
+    monkeypatch.setattr("engine.bank.RowFile._write_at", no_space)
     _, rows = train("--teacher_bank bank")
     assert [row["bank_missing"] for row in rows] == [1, 1]
     assert capsys.readouterr().err.count("No space left on device): rows that are missing") == 1
