@@ -13,8 +13,8 @@ import yaml
 from cli.job import make_job
 from helper.config import read_yaml
 from helper.errors import UserError
+from helper.forms import is_count, is_number, is_text, wrong_in
 from runs.experiment import Experiment
-from runs.forms import is_count, is_number, is_text, wrong_in
 from runs.results import Result
 
 FILE = Path(__file__).resolve().parent.parent / "scripts" / "published.yaml"

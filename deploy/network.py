@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from helper.errors import UserError
 from helper.files import read_regular
+from helper.forms import are_channels, are_texts, is_count, is_dict, is_text, wrong_in
 from models.any import Wrapped, build
 from models.base import Classifier
 from runs import checkpoint
-from runs.forms import are_channels, are_texts, is_count, is_dict, is_text, wrong_in
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 EXTRA = "requirements-export.txt"

@@ -21,10 +21,19 @@ from torch import Tensor
 
 from helper.errors import UserError
 from helper.files import read_regular, write_json
+from helper.forms import is_count, is_name, wrong_in
 
 VERSION = 1  # of the files' layout and of the numbers of views
 TYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 KEY_FILE, SCORES_FILE = "bank.json", "scores.json"
+DESCRIBED = {  # what a description of a bank reads of its key
+    "samples": is_count,
+    "views": is_count,
+    "network": is_name,
+    "teacher": is_name,
+    "image_size": is_count,
+    "type": lambda value: value in list(TYPES),
+}
 
 
 class RowFile:
@@ -217,16 +226,22 @@ def describe_folder(folder: Path) -> str:
     UserError where its files are not what they should be.
     """
     key = read_key(folder)
-    try:
-        rows = int(key["samples"]) * int(key["views"])
-        whose = f"{key['network']} {key['teacher'][:8]}, {key['type']}, {key['image_size']} pixels"
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / KEY_FILE} describes no bank ({error!r})") from None
-    files = sorted(folder.glob("*.rows"))
+    if wrong := wrong_in(key, DESCRIBED):
+        raise UserError(
+            f"{folder / KEY_FILE} describes no bank ({wrong}): delete the folder {folder}"
+        )
+    rows = key["samples"] * key["views"]
+    whose = f"{key['network']} {key['teacher'][:8]}, {key['type']}, {key['image_size']} pixels"
     counts, used = {}, 0
-    for file in files:
+    for file in sorted(folder.glob("*.rows")):
+        flags_at = file.stat().st_size - rows if file.is_file() else 0
+        if flags_at <= 0 or flags_at % (rows * TYPES[key["type"]].itemsize):
+            raise UserError(
+                f"{file} is no whole file of {rows:,} rows: drop {folder} with tools/bank.py, or "
+                "delete it"
+            )
         with open(file, "rb") as opened:
-            opened.seek(max(0, file.stat().st_size - rows))
+            opened.seek(flags_at)
             counts[file.stem] = opened.read().count(1)
         used += file.stat().st_blocks * 512 if os.name == "posix" else file.stat().st_size
     return f"{describe_rows(folder, rows, counts)}\n    {whose}, {used / 1e6:,.1f} MB on disk"

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from helper.errors import UserError
 from helper.files import sha256, write_whole
+from helper.forms import Form, are_channels, are_options, are_texts, is_count, is_text, wrong_in
 from models import MODELS
 from models.projected import PREFIX
-from runs.forms import Form, are_channels, are_options, are_texts, is_count, is_text, wrong_in
 
 # What RepDistiller-format files hold beside tensors and plain containers.
 HARMLESS = [argparse.Namespace, collections.OrderedDict, collections.defaultdict]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from helper.errors import UserError
+from helper.forms import wrong_in
 from runs import checkpoint, logs
 from runs.experiment import Experiment
-from runs.forms import wrong_in
 from runs.lock import FolderLock
 from runs.stored import FINISHED, SCHEMA, START_ANEW, STATE, STOPPED, read_state, read_summary
 

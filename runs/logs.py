@@ -12,7 +12,7 @@ from typing import Any
 
 from helper.errors import UserError
 from helper.files import append, read_regular, write_whole
-from runs.forms import are_numbers, is_count
+from helper.forms import are_numbers, is_count
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from helper.errors import UserError
+from helper.forms import is_whole
 from runs.experiment import NO_NUMBER, ROUNDING, Experiment
-from runs.forms import is_whole
 from runs.logs import accuracy, is_epoch, read_lines
 from runs.stored import FINISHED, read_summary
 

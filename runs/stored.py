@@ -8,8 +8,7 @@ from typing import Any
 
 from helper.errors import UserError
 from helper.files import read_regular
-from runs import checkpoint
-from runs.forms import (
+from helper.forms import (
     Form,
     are_numbers,
     are_options,
@@ -21,6 +20,7 @@ from runs.forms import (
     is_whole,
     wrong_in,
 )
+from runs import checkpoint
 from runs.logs import is_epoch, read_lines
 
 SCHEMA = 2  # of run.json and resume.pth; files without one are of the first release

@@ -69,9 +69,10 @@ def banked_teacher(argv: Sequence[str]) -> BankedTeacher:
 
 
 def info(argv: Sequence[str]) -> None:
-    """Describe the banks of folders."""
+    """Describe the banks of folders; a folder may be a bank itself."""
     for folder in paths(argv):
         banks = sorted(file.parent for file in folder.glob(f"*/{KEY_FILE}"))
+        banks = [folder] if (folder / KEY_FILE).exists() else banks
         if not banks:
             raise UserError(f"{folder} holds no bank: train_student.py --teacher_bank makes one")
         for bank in banks:
@@ -84,6 +85,8 @@ def drop(argv: Sequence[str]) -> None:
     for folder in folders:
         if not (folder / KEY_FILE).is_file():
             raise UserError(f"{folder} is no bank: `info` names those of a folder")
+        if folder.is_symlink():
+            raise UserError(f"{folder} is a link: give the folder that it leads to")
     for folder in folders:
         shutil.rmtree(folder)
         print(f"{folder} is deleted")

@@ -2,17 +2,19 @@
 
 import json
 import multiprocessing
+import os
 import random
 import re
 import runpy
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from engine.bank import RowFile
+from engine.bank import Bank, RowFile
 from engine.teacher import BankedTeacher
 from helper.errors import UserError
 from models import MODELS
@@ -276,6 +278,80 @@ def test_a_fill_is_killed_again_and_again(train, tmp_path, monkeypatch):
 def test_bad_command_lines(train, words, line):
     with pytest.raises(UserError, match=line):
         bank.command(words.split())
+
+
+@pytest.fixture
+def described(tmp_path, monkeypatch):
+    """The folder bank/one of a bank of 8 rows of 3 numbers, one of which is there."""
+    monkeypatch.chdir(tmp_path)
+    key = {"samples": 4, "views": 2, "type": "float32", "network": "resnet8", "teacher": "1a2b"}
+    kept = Bank(tmp_path / "bank/one", {**key, "image_size": 8}, {"logits": 3})
+    kept.write(torch.tensor([5]), {"logits": torch.ones(1, 3)})
+    kept.close()
+    return tmp_path / "bank/one"
+
+
+@pytest.mark.parametrize("where", ["bank", "bank/one", "link"])
+def test_a_bank_is_described(described, capsys, where):
+    Path("link").symlink_to(described)
+    bank.command(["info", where])
+    assert (
+        "logits 12.5 % of 8 views\n    resnet8 1a2b, float32, 8 pixels" in capsys.readouterr().out
+    )
+
+
+def torn(file):
+    os.truncate(file, 80)
+
+
+def pipe(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
+def a_folder(file):
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize("befallen", [torn, pipe, a_folder])
+def test_what_is_no_whole_file_of_rows_is_named(described, refused, befallen):
+    befallen(described / "logits.rows")
+    assert refused("info bank") == (
+        2,
+        "error: bank/one/logits.rows is no whole file of 8 rows: drop bank/one with "
+        "tools/bank.py, or delete it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("samples", "Infinity", "samples is such a float"),
+        ("samples", "0", "samples is 0"),
+        ("views", "-5", "views is -5"),
+        ("network", r'"\ud800"', r"network is '\ud800'"),
+        ("network", r'"\u001b[2J"', r"network is '\x1b[2J'"),
+        ("type", "[]", "type is such a list"),
+        ("image_size", '"8"', "image_size is '8'"),
+    ],
+)
+def test_a_key_that_was_edited_is_refused(described, refused, name, value, said):
+    key = json.loads((described / "bank.json").read_text())
+    entries = {**{k: json.dumps(v) for k, v in key.items()}, name: value}
+    text = ", ".join(f'"{k}": {v}' for k, v in entries.items())
+    (described / "bank.json").write_text(f"{{{text}}}")
+    assert refused("info bank") == (
+        2,
+        f"error: bank/one/bank.json describes no bank ({said}): delete the folder bank/one",
+    )
+
+
+def test_a_link_is_not_dropped(described, refused):
+    Path("link").symlink_to(described)
+    assert refused("drop link") == (2, "error: link is a link: give the folder that it leads to")
+    assert (described / "logits.rows").exists()
 
 
 def test_a_damaged_row_ends_the_run_before_it_begins(train, fails, tmp_path):

@@ -36,6 +36,11 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= LONGEST
 
 
+def is_name(value: Any) -> bool:
+    """Whether it is a text that can be shown in a line as it is."""
+    return is_text(value) and value.isprintable()
+
+
 def is_number(value: Any) -> bool:
     """Whether it is a finite number, and no bool."""
     return type(value) in (int, float) and abs(value) < LARGEST
