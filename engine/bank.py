@@ -7,7 +7,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from helper.errors import UserError
 from helper.files import read_regular, write_json
-from helper.forms import is_count, is_name, wrong_in
+from helper.forms import is_count, is_name, is_number, is_percentage, wrong_in
 
 VERSION = 1  # of the files' layout and of the numbers of views
 TYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
@@ -33,6 +32,12 @@ DESCRIBED = {  # what a description of a bank reads of its key
     "teacher": is_name,
     "image_size": is_count,
     "type": lambda value: value in list(TYPES),
+}
+SCORES = {  # of a teacher, as `evaluate` gives them
+    "loss": lambda value: is_number(value) and value >= 0,
+    "acc": is_percentage,
+    "acc_top5": is_percentage,
+    "acc_balanced": is_percentage,
 }
 
 
@@ -169,16 +174,20 @@ class Bank:
         return next((file.refused for file in self.files.values() if file.refused), None)
 
     def scores(self) -> dict[str, float] | None:
-        """The teacher's on the test split, where they were kept."""
+        """The teacher's on the test split, where they were kept and are as they were written."""
         try:
-            return scores_in(json.loads(read_regular(self.folder / SCORES_FILE)))
+            stored = json.loads(read_regular(self.folder / SCORES_FILE))
         except (OSError, ValueError, RecursionError):
             return None
+        scores = scores_in(stored)
+        true = scores and stored.get("digest") == digest({"key": self.key, "scores": scores})
+        return scores if true else None
 
     def keep_scores(self, scores: Mapping[str, float]) -> None:
         """Keep what `scores` gives."""
         with contextlib.suppress(OSError):
-            write_json(self.folder / SCORES_FILE, scores)
+            own = digest({"key": self.key, "scores": scores})
+            write_json(self.folder / SCORES_FILE, {**scores, "digest": own})
 
     def describe(self) -> str:
         """'DIR: logits 12.5 %, pooled 3.1 % of 8,100,000 views are there'"""
@@ -202,8 +211,12 @@ class Bank:
 
 def bank_folder(parent: Path, name: str, key: Mapping[str, Any]) -> Path:
     """Where the rows of a key lie: parent/resnet32x4_cifar100_1a2b3c4d5e6f."""
-    text = json.dumps({"version": VERSION, **key}, sort_keys=True)
-    return parent / f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return parent / f"{name}_{digest({'version': VERSION, **key})[:12]}"
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """sha256 (hex) of what JSON says of it."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def complete_size(key: Mapping[str, Any], widths: Mapping[str, int]) -> int:
@@ -213,11 +226,10 @@ def complete_size(key: Mapping[str, Any], widths: Mapping[str, int]) -> int:
 
 
 def scores_in(stored: Any) -> dict[str, float] | None:
-    """The scores among what a file says of a teacher; None where they are not all there."""
-    names = ("loss", "acc", "acc_top5")
-    numbers = [stored.get(name) for name in names] if isinstance(stored, dict) else [None]
-    whole = all(isinstance(x, float) and math.isfinite(x) for x in numbers)
-    return dict(zip(names, numbers, strict=True)) if whole else None
+    """The scores among what a file says of a teacher; None where one is missing or cannot be."""
+    if wrong_in(stored, SCORES):
+        return None
+    return {name: stored[name] for name in SCORES}
 
 
 def describe_folder(folder: Path) -> str:

@@ -46,6 +46,10 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < LARGEST
 
 
+def is_percentage(value: Any) -> bool:
+    return is_number(value) and 0 <= value <= 100
+
+
 def is_count(value: Any) -> bool:
     """Whether it is a whole number above 0 that fits anywhere."""
     return type(value) is int and 0 < value < 2**31

@@ -1,6 +1,7 @@
 """The bank of a teacher's rows: files that tell the truth, and a teacher that needs no network."""
 
 import json
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from dataset.base import Batch
 from dataset.loader import Loader, Loading
 from distiller_zoo import METHODS
 from distiller_zoo.base import Recipe, Setup
-from engine.bank import Bank, RowFile, bank_folder, complete_size, read_key
+from engine.bank import Bank, RowFile, bank_folder, complete_size, read_key, scores_in
 from engine.device import Numerics
 from engine.objective import Distillation
 from engine.teacher import (
@@ -164,6 +165,28 @@ def test_a_torn_file_and_another_key_are_refused(tmp_path):
     (tmp_path / "bank.json").write_text("[]")
     with pytest.raises(UserError, match="describes no bank"):
         Bank(tmp_path, made, {"logits": 3})
+
+
+def test_scores_are_believed_as_they_were_written(tmp_path):
+    made = {"samples": 4, "views": 2, "type": "float32", "teacher": "a"}
+    scores = {"loss": 0.9, "acc": 76.87, "acc_top5": 93.1, "acc_balanced": 76.5}
+    kept, file = Bank(tmp_path / "a", made, {}), tmp_path / "a" / "scores.json"
+    assert kept.scores() is None
+    kept.keep_scores(scores)
+    assert Bank(tmp_path / "a", made, {}).scores() == scores
+    other = Bank(tmp_path / "b", {**made, "teacher": "b"}, {})
+    shutil.copy(file, tmp_path / "b")
+    assert other.scores() is None
+    file.write_text(file.read_text().replace("76.87", "96.87"))
+    assert kept.scores() is None
+
+
+@pytest.mark.parametrize("wrong", [{"acc": 101.0}, {"loss": -1}, {"acc_top5": float("nan")}])
+def test_scores_that_cannot_be_are_none(wrong):
+    scores = {"loss": 0.9, "acc": 76.87, "acc_top5": 93.1, "acc_balanced": 76.5}
+    assert scores_in({**scores, "sha256": "1a2b"}) == scores
+    assert scores_in({**scores, **wrong}) is None
+    assert scores_in([]) is None
 
 
 def test_each_key_has_a_folder_of_its_own(tmp_path):
