@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")/.."
 echo "quickstart_photos: JPEG files of handwritten digits, a folder a class; a wrn_16_2 teacher on"
 echo "all training images, resnet8 on a tenth of them, alone and with KD; report, export, prediction."
-echo "About 4 minutes on 2 CPU cores, and a few more for installing packages the first time."
+echo "About 3 minutes on 2 CPU cores, and a few more for installing packages the first time."
 sh scripts/setup.sh requirements.txt requirements-report.txt requirements-export.txt
 python=.venv/bin/python
 save=save/quickstart_photos
