@@ -57,8 +57,8 @@ def describe_objective(options: StudentResolved) -> str:
     choice = options.choice
     terms = [
         (options.gamma, "CE"),
-        (options.alpha, f"KD(T={options.kd_T:g})"),
-        (options.beta, options.distill),
+        (options.alpha, described("KD", METHODS["kd"], options)),
+        (options.beta, described(options.distill, choice.method, options)),
     ]
     text = " + ".join(f"{weight:g}*{term}" for weight, term in terms if weight)
     views = {
@@ -79,6 +79,12 @@ def describe_objective(options: StudentResolved) -> str:
     if options.dot:
         text += f", DOT {options.dot:g}"
     return text
+
+
+def described(name: str, method: type[Distiller], options: Resolved) -> str:
+    """A method's name and, in brackets, what it says of its options."""
+    variant = method.variant(options.read(method.Options))
+    return f"{name}({variant})" if variant else name
 
 
 def describe_pair(options: Resolved) -> str:

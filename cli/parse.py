@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from cli.choice import StudentResolved, check_objective, choose
+from cli.choice import Choice, StudentResolved, check_objective, choose
 from cli.flags import (
     BankOptions,
     ConfigOptions,
@@ -122,10 +122,10 @@ def resolve_student(
     dataset = typed.get("dataset", DataOptions.dataset)
     names = {network: name for name, network in entry.networks.items()}  # as papers call them
     networks = [names.get(network, network) for network in (teacher, student)]
-    pair = method.pair_defaults(*networks, choice.views, dataset)
-    own = known_of(method, {**pair, **typed})
-    pair = {**pair, **method.option_defaults(own, *networks, choice.views)}
-    pair, left_out = ({}, bool(pair)) if typed.get("no_pair_defaults") else (pair, False)
+    pair, chosen = settings_of_papers(choice, networks, dataset, typed)
+    left_out = bool(pair and typed.get("no_pair_defaults"))
+    if left_out:
+        pair, chosen = {}, settings_of_papers(choice, ("", ""), dataset, typed)[1]
     data = data_layer({**pair, **typed}, "model_s")
     if recipe.warmup and entry.warmup is not None:
         data[1]["warmup"] = entry.warmup
@@ -135,18 +135,34 @@ def resolve_student(
     networks = {"model_t": teacher, "peer": student if method.mutual else ""}
     layers = [(f"recipe of {name}", {**vars(recipe), **networks}), data]
     layers += [optimizer_layer(typed), ("pair", pair)]
-    set_by = {}
+    layers += [(f"--{flag}", {key: value}) for key, (flag, value) in chosen.items()]
+    set_by, view_of = {}, {}
     for view_name, view in choice.views.items():
         defaults = view_defaults(view, typed, pair, method)
         if twice := sorted(set_by.keys() & defaults.keys()):
-            first, own = set_by[twice[0]], defaults[twice[0]][0]
-            raise UserError(f"--{first} and --{own} both set {twice[0]}: give one of them")
+            both = f"--{view_of[twice[0]]} and --{view_name} both set {twice[0]}"
+            raise UserError(f"{both}: give one of them")
         layers.append((f"--{view_name}", {key: value for key, (_, value) in defaults.items()}))
         set_by.update({key: flag for key, (flag, _) in defaults.items()})
+        view_of.update(dict.fromkeys(defaults, view_name))
     options = resolve(classes, *layers, ("typed", typed))
     set_by = {name: flag for name, flag in set_by.items() if flag not in {"", *choice.views}}
     idle = options.idle | choice.without_effect(options) | {*set_by.values()}
     return StudentResolved(**{**vars(options), "idle": idle, "set_by": set_by}, choice=choice)
+
+
+def settings_of_papers(
+    choice: Choice, networks: Sequence[str], dataset: str, typed: Typed
+) -> tuple[Typed, dict[str, tuple[str, Any]]]:
+    """What a method's paper set otherwise: for a pair of networks, option -> value; for any pair
+    with the method's options, option -> the flag that does it, the value."""
+    method, views = choice.method, choice.views
+    pair = method.pair_defaults(*networks, views, dataset)
+    own = known_of(method, {**pair, **typed})
+    chosen = method.option_defaults(own, "", "", views)
+    with_pair = method.option_defaults(own, *networks, views)
+    of_pair = {k: value for k, (_, value) in with_pair.items() if with_pair[k] != chosen.get(k)}
+    return {**pair, **of_pair}, {k: v for k, v in chosen.items() if k not in of_pair}
 
 
 def view_defaults(

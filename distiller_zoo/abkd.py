@@ -36,6 +36,11 @@ class DivergenceOptions:
         PUBLISHED, "its power of the student's probabilities", parse=not_negative, added=True
     )
 
+    @property
+    def divergence_name(self) -> str:
+        """'AB(0.5, 0.5)'; empty of KL."""
+        return "" if self.divergence == "kl" else f"AB({self.ab_alpha:g}, {self.ab_beta:g})"
+
 
 def divergence_of(options: DivergenceOptions) -> Divergence:
     """The divergence of a method. ValueError where its powers are given and it is KL."""

@@ -135,6 +135,11 @@ class Distiller(nn.Module):
         self.parts: dict[str, Tensor] = {}  # of the last loss, to be logged; detached scalars
 
     @staticmethod
+    def variant(options: Any) -> str:
+        """What an objective says of its options behind its name: 'T=4'. Nothing by default."""
+        return ""
+
+    @staticmethod
     def views_per_image(options: Any) -> int:
         """Augmented views of an image that its losses read: 1, or 2 for a weak and a strong one.
 
@@ -192,8 +197,11 @@ class Distiller(nn.Module):
     @staticmethod
     def option_defaults(
         options: Any, teacher: str, student: str, views: Collection[str]
-    ) -> dict[str, Any]:
-        """What the paper set otherwise with these options of the method, likewise."""
+    ) -> dict[str, tuple[str, Any]]:
+        """What the paper set otherwise with these options of the method, likewise.
+
+        Option -> the flag that sets it, the value. Networks without a name are any pair.
+        """
         return {}
 
     def first_stage(self, student: Classifier) -> Iterable[nn.Parameter]:

@@ -57,6 +57,10 @@ class CRD(Distiller):
         )
 
     @staticmethod
+    def variant(options):
+        return "queue" if options.crd_memory == "queue" else ""
+
+    @staticmethod
     def pair_defaults(teacher, student, views, data):
         """The published batch on ImageNet."""
         return {"batch_size": 256} if data == "imagenet" else {}

@@ -75,6 +75,10 @@ class DKD(LogitDistiller):
         self.divergence = divergence_of(options)
 
     @staticmethod
+    def variant(options):
+        return options.divergence_name
+
+    @staticmethod
     def pair_defaults(teacher, student, views, data):
         pair = teacher, student
         if "logit_stand" in views and pair in STANDARDIZED:

@@ -59,6 +59,10 @@ class KD(LogitDistiller):
             )
 
     @staticmethod
+    def variant(options):
+        return ", ".join(filter(None, (f"T={options.kd_T:g}", options.divergence_name)))
+
+    @staticmethod
     def pair_defaults(teacher, student, views, data):
         """Published settings: ImageNet's pairs; on CIFAR-100 with logit standardization."""
         pair = teacher, student
@@ -74,10 +78,10 @@ class KD(LogitDistiller):
         """ABKD's published settings; those of logit standardization have its weights."""
         if options.divergence == "kl":
             return {}
-        weights = {} if "logit_stand" in views else {"gamma": 1.0, "alpha": 32.0}
-        if (teacher, student) != ("resnet56", "resnet20"):
-            return weights
-        return {**weights, "ab_alpha": 0.9 if "logit_stand" in views else 0.8, "ab_beta": 0.3}
+        settings = {} if "logit_stand" in views else {"gamma": 1.0, "alpha": 32.0}
+        if (teacher, student) == ("resnet56", "resnet20"):
+            settings |= {"ab_alpha": 0.9 if "logit_stand" in views else 0.8, "ab_beta": 0.3}
+        return {name: ("divergence", value) for name, value in settings.items()}
 
     def per_row(self, student, teacher, labels):
         """(M, K), (M, K), (M,) -> (M,)"""

@@ -35,13 +35,18 @@ class TTM(LogitDistiller):
         self.divergence = divergence_of(options)
 
     @staticmethod
+    def variant(options):
+        return options.divergence_name
+
+    @staticmethod
     def pair_defaults(teacher, student, views, data):
         return {"beta": 76.0} if (teacher, student) == ("wrn_40_2", "wrn_40_1") else {}
 
     @staticmethod
     def option_defaults(options, teacher, student, views):
         here = options.divergence == "ab" and (teacher, student) == ("wrn_40_2", "wrn_40_1")
-        return {"ab_alpha": 0.5, "ab_beta": 0.6} if here else {}
+        settings = {"ab_alpha": 0.5, "ab_beta": 0.6} if here else {}
+        return {name: ("divergence", value) for name, value in settings.items()}
 
     def per_row(self, student, teacher, labels):
         """(M, K), (M, K), (M,) -> (M,)"""

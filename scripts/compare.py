@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -22,10 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import cli  # noqa: F401 - it says so where a package is missing
 
 # isort: split
+from cli.choice import choose
+from cli.flags import StartOptions, StudentOptions, TeacherOptions, TransferOptions
 from cli.main import main
+from cli.parse import COMMON
 from cli.published import Published, published, read_published
 from cli.words import explain_unknown, strip_help
-from distiller_zoo import VIEWS
+from dataset import DATASETS
+from distiller_zoo import METHODS, VIEWS
 from engine.recipe import in_proportion
 from helper.errors import UserError
 from helper.files import check_output, write_whole
@@ -58,8 +63,13 @@ SHOWN_BY = {
     "epochs": "epochs",
     **dict.fromkeys(("gamma", "alpha", "beta", "warmup", *VIEWS), "trained on"),
 }
+OF_KIND = {
+    "teacher": (TeacherOptions, StartOptions),
+    "student": (StudentOptions, StartOptions),
+    "probe": (TransferOptions,),
+}
 NAMED = {"seed", "model", "model_s", "model_t", "dataset"}  # seed: it differs within a row
-IN_OBJECTIVE = {"distill": "{}", "kd_T": "KD(T={})"}  # how an objective has an option, if it has
+IN_OBJECTIVE = {"distill": "{}", "kd_T": "KD(T={}"}  # how an objective has an option, if it has
 
 
 @dataclass(frozen=True)
@@ -186,9 +196,9 @@ def teachers(runs: Sequence[Result]) -> list[str]:
 
 def option_columns(runs: Sequence[Result], shown: Mapping[str, Sequence]) -> list[Column]:
     """The options in which runs differ, but for those that the columns `shown` tell already."""
-    columns = []
+    columns, every = [], [{**added_defaults(run), **run.options} for run in runs]
     for name in sorted({name for run in runs for name in run.options} - NAMED):
-        values = [in_cell(run.options, name) for run in runs]
+        values = [in_cell(options, name) for options in every]
         told = (
             follows(values, shown.get(SHOWN_BY.get(name)))
             or in_objectives(name, values, runs)
@@ -197,6 +207,21 @@ def option_columns(runs: Sequence[Result], shown: Mapping[str, Sequence]) -> lis
         if len(set(values) - {""}) > 1 and not told:
             columns.append(Column(name, values, "s"))
     return columns
+
+
+def added_defaults(run: Result) -> dict[str, Any]:
+    """Defaults of newer options in force: at these they are no part of an experiment."""
+    options, idle = run.options, set()
+    classes = [*COMMON, *OF_KIND[run.kind]]
+    if options.get("dataset") in DATASETS:
+        classes.append(DATASETS[options["dataset"]].Options)
+    if run.kind == "student" and options.get("distill") in METHODS:
+        choice = choose(options)
+        classes += [part.Options for part in choice.parts]
+        weights = SimpleNamespace(alpha=options.get("alpha"), beta=options.get("beta"))
+        idle = choice.without_effect(weights)
+    added = (f for cls in classes for f in fields(cls) if f.metadata["added"])
+    return {f.name: f.default for f in added if f.name not in idle}
 
 
 def follows(values: Sequence[str], others: Sequence | None) -> bool:

@@ -58,6 +58,20 @@ def test_the_objective_in_words():
     assert text == "2*KD(T=2) on rows: sdd=(1, 2), logit_stand"
 
 
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("--distill kd --divergence ab", "1*CE + 32*KD(T=4, AB(0.5, 0.5))"),
+        ("--distill dkd --divergence ab --ab_alpha 1 --warmup 0 -b 2", "1*CE + 2*dkd(AB(1, 0.5))"),
+        ("--distill ttm --divergence ab", "1*CE + 45*ttm(AB(0.5, 0.5))"),
+        ("--distill crd --crd_memory queue", "1*CE + 0.8*crd(queue)"),
+        ("--distill crd", "1*CE + 0.8*crd"),
+    ],
+)
+def test_the_objective_names_what_options_make_of_a_method(line, text):
+    assert objective.describe_objective(student(line)) == text
+
+
 def test_decays_move_with_the_number_of_epochs():
     def rates(line):
         options = student(line)
@@ -144,6 +158,18 @@ def test_settings_of_a_pair():
     options = student(f"{pair} --no_pair_defaults")
     assert (options.kd_T, objective.describe_pair(options)) == (2, "")
     assert objective.describe_pair(student("--distill kd --model_t vgg13 --model_s vgg8")) == ""
+
+
+def test_settings_of_an_option_are_not_those_of_a_pair():
+    options = student("--distill kd --divergence ab --no_pair_defaults")
+    assert weights(options) == (1, 32, 0)
+    assert options.origin["alpha"] == "--divergence"
+    assert not options.no_pair_defaults, "there was nothing to leave out"
+    pair = "--distill kd --divergence ab --model_t resnet56 --model_s resnet20"
+    text = objective.describe_pair(student(pair))
+    assert text.startswith("settings of resnet56 -> resnet20: ab_alpha=0.8, ab_beta=0.3 (")
+    options = student(f"{pair} --no_pair_defaults")
+    assert (options.ab_alpha, options.alpha, options.no_pair_defaults) == (0.5, 32, True)
 
 
 def test_the_teacher_is_named_by_its_checkpoint(tmp_path):

@@ -115,7 +115,7 @@ def test_the_settings_of_the_paper():
     [
         ("--distill mlkd --ctkd", "--ctkd has no meaning for mlkd: it learns the T"),
         ("--distill kd --ctkd --kd_T 4", "--kd_T 4 set the same thing"),
-        ("--distill kd --ctkd --logit_stand", "--base_temp and --ctkd both set kd_T"),
+        ("--distill kd --ctkd --logit_stand", "--logit_stand and --ctkd both set kd_T"),
         ("--distill crd --ctkd", "changes rows of logits, and none are read here"),
         ("--distill kd --ctkd --ctkd_loops 0", "0 is not at least 1"),
     ],

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from cli.job import make_job
+from cli.objective import describe_objective
+from cli.parse import parse_student
 from helper.errors import UserError
 from runs import collect
 from runs.results import read_result
@@ -245,6 +247,43 @@ def test_values_read_as_they_are_typed(tmp_path, table):
     assert column(rows, "learning_rate") == ["default", "0.05"]
     assert column(rows, "weight_decay") == ["0.0005", "0.001"]
     assert column(rows, "levels") == ["none", "1,2"]
+
+
+def job_run(folder, last, flags):
+    """A finished student whose run.json has the experiment of its command line."""
+    words = flags.split()
+    own = {"distill": words[0], "model_s": "resnet8", "dataset": "fake"}
+    job = make_job("", "student", own, words[1:])
+    objective = describe_objective(parse_student(job.argv))
+    path = write(folder, summary_of(last, last, objective=objective))
+    change(path, schema=2, experiment=job.experiment.to_dict(), teacher=TEACHER)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "option", "expected"),
+    [
+        ("crd", "crd --crd_memory queue", "crd_memory", ["momentum", "queue"]),
+        ("kd -r 1 -a 32", "kd --divergence ab", "divergence", ["kl", "ab"]),
+        ("kd", "kd --val_fraction 0.2", "val_fraction", ["0", "0.2"]),
+        ("kd", "kd --mean_t 0.5,0.5,0.5 --std_t 1,1,1", "mean_t", ["none", "0.5,0.5,0.5"]),
+        ("kd --sdd 1", "kd --sdd 1 --sdd_from 4x4", "sdd_from", ["map", "4x4"]),
+    ],
+)
+def test_an_option_that_came_later_has_its_default_in_older_runs(
+    one, other, option, expected, tmp_path, table
+):
+    job_run(tmp_path / "a", 70.0, one)
+    job_run(tmp_path / "b", 71.0, other)
+    rows = table(tmp_path)
+    assert column(rows, option) == expected
+    assert "experiment" not in rows[0]
+
+
+def test_an_option_of_what_has_no_weight_has_no_column(tmp_path, table):
+    job_run(tmp_path / "a", 70.0, "crd")
+    job_run(tmp_path / "b", 71.0, "kd --divergence ab")
+    assert not {"divergence", "crd_memory"} & table(tmp_path)[0].keys()
 
 
 def test_teachers_have_a_column_where_there_are_any(tmp_path, table):
