@@ -37,6 +37,10 @@ from helper.options import UNKNOWN, Parser, Resolved, resolve, words_in
 from runs import checkpoint
 
 COMMON = (ConfigOptions, DataOptions, FractionOptions, RecipeOptions, DeviceOptions, RunOptions)
+NEEDS = {  # what has a meaning beside another option alone
+    "val_seed": "val_fraction",
+    **dict.fromkeys(("bank_type", "bank_batch", "bank_limit"), "teacher_bank"),
+}
 PROBE_RECIPE = {"epochs": 120, "lr_decay_epochs": (30, 60, 90)}
 
 
@@ -191,9 +195,12 @@ def known_of(entry: type[View] | type[Distiller], known: Typed) -> Any:
 def with_usual(make: Callable[[Typed], Resolved], typed: Typed) -> Resolved:
     """Options, and for each typed one the value that the command line would give without it.
 
-    UserError where one has no meaning beside others of the recipe.
+    UserError where one has no meaning beside others, or without another.
     """
     options, usual = make(typed), {}
+    for name in NEEDS.keys() & typed.keys():
+        if NEEDS[name] not in typed:
+            raise UserError(f"--{name} has no meaning without --{NEEDS[name]}: leave it out")
     unused = without_meaning(options)
     for name in unused.keys() & typed.keys():
         raise UserError(f"--{name} has no meaning with {unused[name]}: leave it out")

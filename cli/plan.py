@@ -188,7 +188,6 @@ def expand(block: Block, more: Words) -> Iterator[Job]:
     DATASETS[block.dataset]  # UserError that names those there are
     block = replace(block, flags=(*block.flags, *more))
     teachers = {name: find_teacher(name, block) for name, _ in dict.fromkeys(block.pairs)}
-    yield from (job for job in teachers.values() if isinstance(job, Job))
     trials, students = range(1, block.trials + 1), []
     for network in dict.fromkeys(student for _, student in block.pairs):
         students += [alone(network, trial, block.student_flags, block) for trial in trials]
@@ -201,6 +200,8 @@ def expand(block: Block, more: Words) -> Iterator[Job]:
                 ]
                 check_fit(parse_student(made[0].argv))
                 students += made
+    needed = {need for student in students for need in student.needs}
+    yield from (job for job in teachers.values() if job in needed)
     yield from students
     for fragment in block.transfer:
         with naming(f"transfer, {fragment[0]}"):

@@ -1,5 +1,6 @@
 """What every command that trains works out first: device, data, learning rates."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -118,6 +119,12 @@ def make_setting(options: Resolved, model: str) -> Setting:
     start_with = start_of(options, network)
     rate = learning_rate(network)
     schedule = make_schedule(options, rate)
+    if (at := schedule.falls_together) and options.origin["lr_decay_epochs"] != "typed":
+        warnings.warn(
+            f"{options.epochs} epochs are too few for the recipe's decays: several fall on epoch "
+            f"{at}, and the rate falls by all of them at once; --lr_decay_epochs sets others",
+            stacklevel=2,
+        )
     check_writable(Path(options.save_dir), "--save_dir")  # before the data, which may take minutes
     numerics = start(options)
     whole = load_data(options)

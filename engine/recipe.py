@@ -129,6 +129,11 @@ class Schedule:
         falls = f", times {self.decay_rate:g} after {decays}" if decays else ""
         return f"{self.start:g}{', by cosine to 0' if self.cosine_epochs else falls}"
 
+    @property
+    def falls_together(self) -> int | None:
+        """The first epoch behind which the rate falls several times at once, if there is one."""
+        return next((at for at in self.decay_epochs if self.decay_epochs.count(at) > 1), None)
+
 
 def make_schedule(recipe: RecipeOptions, network_rate: float) -> Schedule:
     """The recipe's schedule; `network_rate` where no --learning_rate is given.

@@ -29,6 +29,7 @@ class Task:
     """A run of the table."""
 
     job: Job
+    teaches: bool = False  # students need it
     status: Status = Status.WAITING
     attempts: int = 0
     whole_gpu: bool = False  # its share of one was too little memory
@@ -41,7 +42,8 @@ class Task:
         job = self.job
         pair = f"{job.teacher} -> {job.model}" if job.teacher else job.model
         to = f" to {dict(job.experiment.options)['dataset']}" if job.kind == "probe" else ""
-        return f"{job.label} {pair}{to}, trial {job.experiment.trial}"
+        label = "teacher" if self.teaches else job.label
+        return f"{label} {pair}{to}, trial {job.experiment.trial}"
 
     @property
     def log(self) -> Path:
@@ -103,7 +105,9 @@ class Sweep:
 
     def __init__(self, jobs: Iterable[Job], retries: int):
         self.retries = retries
-        self.tasks = {job: Task(job) for job in jobs}
+        jobs = list(jobs)
+        teachers = {need for job in jobs if job.kind == "student" for need in job.needs}
+        self.tasks = {job: Task(job, job in teachers) for job in jobs}
         for task in self.tasks.values():
             if task.job.finished():
                 task.status = Status.FINISHED

@@ -30,10 +30,12 @@ from helper.files import check_output, write_whole
 from helper.options import Parser, option
 from runs.code import CODE
 
+KINDS = "of networks alone", "of a teacher", "by methods without a teacher", "linear probes"
+
 
 @dataclass(frozen=True)
 class PlanOptions:
-    dry_run: bool = option(False, "print every command and run none")
+    dry_run: bool = option(False, "print every command (default: how many runs there are)")
     array: str = option("", "sbatch script to write: an array job for each stage of the plan")
     flags: str = option("", 'more flags of every command: --flags "--data_dir DIR"')
 
@@ -60,11 +62,17 @@ def plan(argv: Sequence[str]) -> None:
             f"{options.array}: {len(jobs)} runs; sh {options.array} submits them", file=sys.stderr
         )
     if not (options.dry_run or options.array):
-        kinds = Counter(job.kind for job in jobs)
-        counts = {"teacher": "by themselves", "student": "of a teacher", "probe": "linear probes"}
-        parts = ", ".join(f"{kinds[kind]} {text}" for kind, text in counts.items() if kinds[kind])
+        kinds = Counter(map(kind_of, jobs))
+        parts = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
         done = sum(job.finished() is not None for job in jobs)
         print(f"{path}: {len(jobs)} runs, {parts}; {done} are finished")
+
+
+def kind_of(job: Job) -> str:
+    """Which of KINDS a job is."""
+    alone, taught, by_itself, probe = KINDS
+    of_student = taught if job.teacher else by_itself
+    return {"teacher": alone, "student": of_student, "probe": probe}[job.kind]
 
 
 def script(job: Job) -> str:

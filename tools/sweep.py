@@ -76,6 +76,17 @@ def sweep(argv: Sequence[str]) -> None:
         for task in failed:
             print(f"  {task.name}: {task.why}; {task.log}", file=sys.stderr)
         raise SystemExit(1)
+    if not search:
+        print(f"{path}: all {len(jobs)} runs are finished; {shown_by(path, jobs)}")
+
+
+def shown_by(path: str, jobs: Sequence[Job]) -> str:
+    """The commands that show what has come of the runs of a plan."""
+    folders = shlex.join(dict.fromkeys(job.root for job in jobs))
+    return (
+        f"python scripts/compare.py {folders} tables them, python tools/report.py {folders} "
+        f"--plan {shlex.quote(path)} is a page of them"
+    )
 
 
 def run_all(path: str, jobs: Sequence[Job], options: SweepOptions) -> Sweep:
@@ -90,8 +101,6 @@ def run_all(path: str, jobs: Sequence[Job], options: SweepOptions) -> Sweep:
             stack.callback(lock.release)
         table = Sweep(jobs, options.retries)
         if table.is_over:
-            tabled = f"python scripts/compare.py {shlex.join(roots)}"
-            print(f"{path}: all {len(jobs)} runs are finished; {tabled}")
             return table
         code = hidden(roots[0]).absolute() / "code"
         pool = stack.enter_context(Pool(options.address, options.cpus, options.per_gpu))

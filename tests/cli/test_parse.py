@@ -85,6 +85,32 @@ def test_decays_move_with_the_number_of_epochs():
     assert rates("--learning_rate 0.3")(1) == 0.3
 
 
+def test_decays_that_fall_on_one_epoch_are_said(run, capsys):
+    line = "train_teacher --model resnet8 --dataset fake --fake_size 20 --image_size 8 --device cpu"
+    run(f"{line} --epochs 3")
+    said = "3 epochs are too few for the recipe's decays: several fall on epoch 2, and the rate"
+    assert said in capsys.readouterr().err
+    run(f"{line} --epochs 1")
+    run(f"{line} --epochs 3 --lr_decay_epochs 2,2 --trial 2")
+    assert "decays" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "other"),
+    [
+        ("--val_seed 3", "val_fraction"),
+        ("--bank_type float16", "teacher_bank"),
+        ("--bank_batch 8", "teacher_bank"),
+        ("--bank_limit 8", "teacher_bank"),
+    ],
+)
+def test_what_another_option_gives_its_meaning_is_refused_without_it(flags, other):
+    name = flags.split()[0]
+    with pytest.raises(UserError, match=f"{name} has no meaning without --{other}: leave it out"):
+        student(flags)
+    student(f"{flags} --{other} 0.1")
+
+
 def test_a_cosine_falls_to_0_behind_the_last_epoch():
     rate = schedule(student("--schedule cosine --epochs 4 --lr 0.2"), 0.05)
     assert [rate(epoch) for epoch in (1, 3)] == pytest.approx([0.2, 0.1])

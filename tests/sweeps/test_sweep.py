@@ -147,7 +147,10 @@ def test_a_finished_table_says_so_and_needs_no_ray(plan, capsys, monkeypatch):
     monkeypatch.setattr(pool.Pool, "__enter__", lambda _: pytest.fail("Ray is started"))
     sweep.sweep(["a.yaml"])
     said = capsys.readouterr().out
-    assert said == "a.yaml: all 8 runs are finished; python scripts/compare.py ./save\n"
+    assert said == (
+        "a.yaml: all 8 runs are finished; python scripts/compare.py ./save tables them, "
+        "python tools/report.py ./save --plan a.yaml is a page of them\n"
+    )
 
 
 def test_without_ray_a_line_says_what_to_install(plan, monkeypatch):
@@ -172,7 +175,7 @@ def test_the_folder_of_the_command_line_is_that_of_the_runs(plan, capsys, monkey
     Path("a b/.sweep").mkdir(parents=True)
     monkeypatch.setattr(Sweep, "is_over", True)
     sweep.sweep(["a.yaml", "--save_dir", "a b", "--flags", "--epochs 4"])
-    assert capsys.readouterr().out.endswith("finished; python scripts/compare.py 'a b'\n")
+    assert "finished; python scripts/compare.py 'a b' tables" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def first(table):
 
 def test_names_and_order(table):
     names = [task.name for task in table.ready()]
-    assert names == ["alone resnet14, trial 1", "alone resnet8, trial 1"]
+    assert names == ["teacher resnet14, trial 1", "alone resnet8, trial 1"]
     probes = [task.name for task in table.tasks.values() if task.job.kind == "probe"]
     assert probes == ["alone resnet8 to digits, trial 1", "KD resnet8 to digits, trial 1"]
 
@@ -58,7 +58,7 @@ def test_what_needs_a_run_that_failed_fails(table, first):
     assert [task.job.kind for task in table.ready()] == ["teacher"]
     why = [task.why for task in table.tasks.values() if task.status is Status.FAILED]
     assert why[1:] == [
-        "it needs alone resnet14, trial 1, which failed",
+        "it needs teacher resnet14, trial 1, which failed",
         "it needs KD resnet14 -> resnet8, trial 1, which failed",
     ]
 
@@ -110,9 +110,10 @@ def test_lines_tell_each_change_once(table, first, capsys):
     screen.update(table)
     said = [line[9:] for line in capsys.readouterr().out.splitlines()]
     assert said == [
-        "running: alone resnet14, trial 1, epoch 0/4 (0 of 5 runs finished, 1 running, 4 waiting)",
-        "again: alone resnet14, trial 1: killed by signal 9 (0 of 5 runs finished, 5 waiting)",
-        "failed: alone resnet14, trial 1: no (0 of 5 runs finished, 1 failed, 4 waiting)",
+        "running: teacher resnet14, trial 1, epoch 0/4 "
+        "(0 of 5 runs finished, 1 running, 4 waiting)",
+        "again: teacher resnet14, trial 1: killed by signal 9 (0 of 5 runs finished, 5 waiting)",
+        "failed: teacher resnet14, trial 1: no (0 of 5 runs finished, 1 failed, 4 waiting)",
     ]
 
 
@@ -123,5 +124,5 @@ def test_the_live_table_has_what_runs_and_what_failed(table, first, capsys):
     console.print(Live().table(table))
     said = capsys.readouterr().out
     assert "0 of 5 runs finished, 1 running, 1 failed, 3 waiting" in said
-    for row in ("alone resnet14, trial 1", "error: [no] such thing"):
+    for row in ("teacher resnet14, trial 1", "error: [no] such thing"):
         assert row in said

@@ -28,8 +28,19 @@ def _plan(tmp_path, monkeypatch):
 
 def test_counts(capsys):
     plan.plan(["a.yaml"])
-    said = "a.yaml: 5 runs, 3 by themselves, 2 of a teacher; 0 are finished\n"
+    said = "a.yaml: 5 runs, 3 of networks alone, 2 of a teacher; 0 are finished\n"
     assert capsys.readouterr().out == said
+
+
+def test_methods_without_a_teacher_count_apart_and_train_none(capsys, tmp_path):
+    (tmp_path / "b.yaml").write_text(PLAN.replace("kd}", "kd, Tf: tfkd}"))
+    plan.plan(["b.yaml"])
+    assert ": 7 runs, 3 of networks alone, 2 of a teacher, 2 by methods without a teacher; " in (
+        capsys.readouterr().out
+    )
+    (tmp_path / "c.yaml").write_text(PLAN.replace("KD: kd}", "Tf: tfkd}"))
+    plan.plan(["c.yaml", "--dry_run"])
+    assert "--model resnet14" not in capsys.readouterr().out
 
 
 def test_commands_are_those_a_user_types(capsys, monkeypatch):
