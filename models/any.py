@@ -360,7 +360,10 @@ def cannot(do: str, name: str, image_size: int, error: Exception, network: nn.Mo
     line = str(error).strip().partition("\n")[0] or type(error).__name__
     for size in USUAL_SIZES:
         try:
-            network(random_images(size))
+            calls, output = record_calls(network, size)
+            find_head(calls, output, name)
+        except UserError as refused:  # at any size
+            return str(refused)
         except Exception:  # whatever somebody's network raises
             continue
         return (

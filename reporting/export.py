@@ -77,8 +77,15 @@ def said(difference: Difference | None) -> str:
         return ""
     if difference.half is None:
         return f"{difference.mean:+.2f}, {verdict(difference)}"
-    low, high = difference.mean - difference.half, difference.mean + difference.half
-    return f"{difference.mean:+.2f} [{low:+.2f}, {high:+.2f}] {verdict(difference)}"
+    return f"{difference.mean:+.2f} {interval(difference)} {verdict(difference)}"
+
+
+def interval(difference: Difference) -> str:
+    """'[+0.12, +1.30]', with as many digits as show on which side of 0 a bound lies."""
+    bounds = difference.mean - difference.half, difference.mean + difference.half
+    digits = next((n for n in range(2, 9) if all(round(b, n) for b in bounds)), 2)
+    low, high = (f"{bound:+.{digits}f}" for bound in bounds)
+    return f"[{low}, {high}]"
 
 
 def verdict(difference: Difference | None) -> str:

@@ -184,6 +184,7 @@ def curves(cells: Sequence[Cell], colours: Colours, teacher: float | None) -> Fi
         if teacher is not None:
             axis.axhline(teacher, color=INK, lw=1, ls=(0, (4, 3)), label="teacher")
         axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     if lowest:
         top = max([*highest, *([teacher] if teacher is not None else [])])
         room = 0.05 * (top - min(lowest)) or 1

@@ -18,6 +18,7 @@ from reporting.export import (
     best_mean,
     caption,
     column_names,
+    interval,
     plus_minus,
     protocol_words,
     published_words,
@@ -95,6 +96,7 @@ def write_page(
     )  # fmt: skip
     environment.filters.update(
         plus_minus=plus_minus, verdict=verdict, published=published_words, words=protocol_words,
+        interval=interval,
     )  # fmt: skip
     return environment.get_template("page.html").render(
         title=title,
@@ -122,8 +124,10 @@ def chosen_on(table: Table) -> str:
 
 
 def mean_ranks(table: Table) -> dict[str, float]:
-    """Of each row with a rank in every column, its mean."""
+    """Of each row with a rank in every one of several columns, its mean."""
     found = {}
+    if len(table.columns) < 2:
+        return found
     for label in table.labels:
         cells = [table.cells.get((label, column)) for column in table.columns]
         if all(cell and cell.rank is not None for cell in cells):

@@ -457,6 +457,7 @@ def test_a_copy_is_independent():
         (f"{HERE}:NoClassifier", 32, "not that of a torch.nn.Linear"),
         ("torchvision:densenet121", 8, "cannot read 8x8 images, only others, as 32x32"),
         ("torchvision:inception_v3", 32, "cannot read 32x32 images, only others, as 96x96"),
+        ("torchvision:squeezenet1_0", 16, "not that of a torch.nn.Linear.*such a layer reads$"),
         (f"{HERE}:OneSize", 24, r"cannot read 24x24 images: mat1 and mat2 shapes .*\)$"),
         ("torchvision:squeezenet1_1", 32, "not that of a torch.nn.Linear.*such a layer reads$"),
         (f"{HERE}:TwoInTraining", 32, "gives Outputs for 2 images in training.*without auxiliary"),

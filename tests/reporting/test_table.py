@@ -10,7 +10,17 @@ import pytest
 
 from cli.published import Published
 from helper.errors import UserError
-from reporting.export import csv_of, latex, latex_table, markdown_of, protocol_words, verdict
+from reporting import figures
+from reporting.export import (
+    csv_of,
+    interval,
+    latex,
+    latex_table,
+    markdown_of,
+    protocol_words,
+    verdict,
+)
+from reporting.page import mean_ranks
 from reporting.statistics import Difference
 from reporting.table import make_table
 from runs.collect import read_runs, run_folders
@@ -158,6 +168,35 @@ def test_what_n_trials_can_show_is_said():
     assert verdict(Difference(0.5, 4.302653 / 3**0.5, 3)) == (
         "not significant; 3 trials show ≥ 2.48; about 18 would show this"
     )
+
+
+@pytest.mark.parametrize(
+    ("difference", "expected"),
+    [
+        (Difference(1.0, 0.5, 3), "[+0.50, +1.50]"),
+        (Difference(-4.95, 4.9491, 3), "[-9.899, -0.001]"),
+        (Difference(0.0, 0.0, 3), "[+0.00, +0.00]"),
+    ],
+)
+def test_an_interval_shows_on_which_side_of_0_it_ends(difference, expected):
+    assert interval(difference) == expected
+
+
+def test_a_mean_rank_is_one_of_several_columns(tmp_path, made):
+    for epochs in (20, 40):
+        for trial in (1, 2):
+            put(tmp_path, 70.0 + trial, trial, epochs=epochs)
+        assert mean_ranks(made()) == ({} if epochs == 20 else {"kd": 1.0})
+
+
+def test_epochs_are_whole_on_the_axis_of_a_learning_curve(tmp_path, made):
+    put(tmp_path, 70.0)
+    lines = [json.dumps({"epoch": n, "test_acc": 70.0, "test_loss": 1.0}) for n in (1, 2)]
+    (tmp_path / "run_0" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    table = made()
+    figure = figures.curves(table.of(table.columns[0]), figures.Colours(table.labels), None)
+    for axis in figure.axes:
+        assert all(tick == round(tick) for tick in axis.get_xticks())
 
 
 def test_a_published_number_stands_beside_its_run_alone(tmp_path, made, monkeypatch):

@@ -95,7 +95,7 @@ def test_numbers_are_those_of_run_json(page, folder):
         assert f'data-value="{statistics.mean(last)}"' in page
         assert f'data-value="{statistics.mean(best)}"' in page
         for value in last:
-            assert f"last {value} %" in page
+            assert f"last {value:.2f} %" in page
     gain = statistics.mean(
         a - b for a, b in zip(accuracies(folder, "*_kd_*"), accuracies(folder, "resnet8_*"))
     )
