@@ -59,7 +59,7 @@ def make_teacher(
     name = f"{plain(trained.name)}_{setting.data.name}"
     bank = Bank(bank_folder(Path(options.teacher_bank), name, key), key, widths)
     teacher = BankedTeacher(trained.network, numerics, train, reads, bank, batch)
-    return teacher, f"bank:      {bank.describe()}, {size / 1e9:,.2f} GB when complete"
+    return teacher, f"bank:      {bank.describe()}, {size / 1e6:,.2f} MB when complete"
 
 
 def bank_key(trained: Trained, setting: Setting, train: Loader) -> dict[str, Any]:

@@ -10,6 +10,7 @@ python tools/bank.py drop DIR/NAME                          # delete one
 
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def command(argv: Sequence[str]) -> None:
         print(__doc__)
         return
     if name not in commands:
-        raise UserError(f"{name or 'nothing'} is none of {', '.join(commands)}; see --help")
+        known = f"one of {', '.join(commands)}"
+        raise UserError(f"{name} is not {known}; see --help" if name else f"give {known}")
     commands[name](rest)
 
 
@@ -58,11 +60,19 @@ def check(argv: Sequence[str]) -> None:
 
 def banked_teacher(argv: Sequence[str]) -> BankedTeacher:
     """The teacher of a command line of train_student.py, which has to have a bank."""
+    if argv and not argv[0].startswith("-"):
+        raise UserError(
+            f"{argv[0]} stands alone: give the flags of train_student.py, the folder with "
+            "--teacher_bank"
+        )
     options = parse_student(argv)
     if not options.teacher_bank:
         raise UserError("no --teacher_bank: give the folder of the bank")
     setting = make_setting(options, options.model_s)
-    parts = make_parts(setting, load_teacher(setting))
+    teacher = load_teacher(setting)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "--nce_k")  # no negative is drawn here
+        parts = make_parts(setting, teacher)
     if not isinstance(parts.teacher, BankedTeacher) or parts.teacher.bank is None:
         raise UserError(parts.bank)
     return parts.teacher

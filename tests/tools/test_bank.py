@@ -71,7 +71,7 @@ def test_a_second_run_finds_every_row_and_is_the_same(train, monkeypatch, capsys
     _, live = train("--distill kd", "live")
     first, missing = train("--distill kd --teacher_bank bank", "first")
     assert [row["bank_missing"] for row in missing][0] == 1
-    assert "bank/resnet14_fake_" in capsys.readouterr().out
+    assert re.search(r"bank/resnet14_fake_\S+ .*, 0\.01 MB when complete", capsys.readouterr().out)
     monkeypatch.setattr("engine.teacher.BankedTeacher.compute", never_with_rows)
     monkeypatch.setattr("cli.training.evaluate", None)  # the teacher's accuracy is known
     second, there = train("--distill kd --teacher_bank bank", "second")
@@ -262,11 +262,19 @@ def test_a_fill_is_killed_again_and_again(train, tmp_path, monkeypatch):
     assert all(file.has(every).all() for file in row_files(tmp_path / "killed").values())
 
 
+def test_fill_warns_of_no_negatives_which_it_does_not_draw(train, recwarn):
+    train("--epochs 1 --teacher_bank bank --distill crd --nce_k 40")
+    recwarn.clear()
+    bank.command(f"fill --distill crd --nce_k 40 --teacher_bank bank {ALWAYS}".split())
+    assert not [str(w.message) for w in recwarn if "--nce_k" in str(w.message)]
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("", "nothing is none of fill, check, info, drop"),
-        ("full", "full is none of fill"),
+        ("", "^give one of fill, check, info, drop$"),
+        ("full", "full is not one of fill"),
+        ("check bank", "bank stands alone: give the flags of train_student.py, the folder with --"),
         ("fill --distill kd", "no --teacher_bank"),
         (f"fill --teacher_bank bank --distill attention {ALWAYS}", "Attention reads stages"),
         ("info", "no folder"),
