@@ -8,6 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cli.networks import Trained, count_parameters
 from cli.parts import Parts
 from cli.setting import AnyLoader, Loaders, Setting
@@ -292,7 +294,9 @@ def measure_teacher(
     bank = parts.teacher.bank
     scores = on_main_process(lambda: known_scores(trained, setting, folder, bank))
     if scores is None:
-        predict = setting.numerics.predictor(trained.network, "teacher")
+        noise = torch.Generator().manual_seed(0)  # of its own: the run's draws stay what they are
+        some = torch.randn(2, 3, *2 * [setting.data.image_size], generator=noise)
+        predict = parts.teacher.predictor(some.to(setting.numerics.device))
         try:
             scores = evaluate(predict, parts.loaders.test, title="teacher")
         except NotFinite:

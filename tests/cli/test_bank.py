@@ -1,5 +1,7 @@
 """What the command line makes of --teacher_bank, for every method that a bank can serve."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -8,9 +10,11 @@ from cli.networks import load_teacher
 from cli.parse import parse_student
 from cli.parts import make_parts
 from cli.setting import make_setting
+from cli.training import measure_teacher
 from distiller_zoo import METHODS
 from distiller_zoo.base import LogitDistiller
 from distiller_zoo.noisy_teacher import NoisyTeacher
+from engine.evaluate import evaluate
 from engine.objective import Distillation
 from engine.teacher import BankedTeacher, LiveTeacher
 from models import MODELS
@@ -55,10 +59,14 @@ def measured(line: str) -> tuple[type, list[dict[str, float]]]:
     return type(parts.teacher), [{k: v.item() for k, v in each.items()} for each in found]
 
 
+def setting_of(line, folder):
+    options = parse_student(f"{DATA} --path_t {folder}/t.pth --model_s resnet8 {line}".split())
+    return make_setting(options, options.model_s)
+
+
 def key(line, folder):
     """The key of the bank of a command line."""
-    options = parse_student(f"{DATA} --path_t {folder}/t.pth --model_s resnet8 {line}".split())
-    setting = make_setting(options, options.model_s)
+    setting = setting_of(line, folder)
     return bank_key(load_teacher(setting), setting, setting.loaders().train)
 
 
@@ -66,6 +74,29 @@ def test_rows_computed_in_tf32_are_of_another_key(folder, monkeypatch):
     plain = key("", folder)
     monkeypatch.setattr("engine.device.Numerics.in_tf32", True)
     assert key("", folder) == {**plain, "tf32": True}
+
+
+class NoRun:
+    """The folder of a run that has not begun."""
+
+    summary_file = Path("nowhere")
+
+
+@pytest.mark.parametrize("flags", ["-b 1 --distill attention", "-a 1 --teacher_bank"])
+def test_the_teacher_is_measured_with_batch_norm_folded(flags, folder, tmp_path, monkeypatch):
+    def measured(*args, **named):
+        with monkeypatch.context() as patch:
+            patch.setattr("torch.nn.BatchNorm2d.forward", None)
+            return evaluate(*args, **named)
+
+    flags += f" {tmp_path}" if flags.endswith("bank") else ""
+    setting = setting_of(flags, folder)
+    trained = load_teacher(setting)
+    parts = make_parts(setting, trained)
+    wanted = evaluate(trained.network, parts.loaders.test)
+    monkeypatch.setattr("cli.training.evaluate", measured)
+    found = measure_teacher(trained, setting, parts, NoRun)["teacher"]
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("flags", ["crld", "mlkd --mlkd_strong"])

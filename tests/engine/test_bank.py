@@ -322,6 +322,30 @@ def test_folded_batch_norm_gives_the_same_rows(name):
         torch.testing.assert_close(faster(images)[kind], rows, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("by", "taken"), [(1e-6, True), (1e-4, False)])
+def test_folding_is_refused_where_it_does_not_give_the_same(network, monkeypatch, by, taken):
+    class Folded(RowsOf):
+        def forward(self, images):
+            precise.append(not torch.backends.cudnn.allow_tf32)
+            return {"logits": super().forward(images)["logits"] * (1 + by)}
+
+    precise, faster = [], Folded(network, RowsRead())
+    monkeypatch.setattr("torch.fx.experimental.optimization.fuse", lambda module: faster)
+    module = RowsOf(network, RowsRead())
+    assert folded(module, torch.randn(2, 3, 8, 8)) is (faster if taken else module)
+    assert precise == [True]
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_a_frozen_teacher_is_evaluated_without_batch_norm(network, monkeypatch):
+    images = torch.randn(4, 3, 8, 8)
+    predict = LiveTeacher(network, NUMERICS).predictor(images[:2])
+    with torch.no_grad():
+        wanted = network(images)
+        monkeypatch.setattr("torch.nn.BatchNorm2d.forward", None)
+        torch.testing.assert_close(predict(images), wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_what_cannot_be_folded_truly_is_left(network):
     class Odd(RowsOf):
         def forward(self, images):
