@@ -9,4 +9,6 @@ class UserError(ValueError):
 
 
 def one_line(text) -> str:
-    return " ".join(str(text).split())
+    """A text without line breaks; what would steer a terminal is written as an escape: \\x1b."""
+    line = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from cli.main import main
 from dataset.stream import ImageFiles
+from helper.errors import UserError
 
 HOW = "--data_dir images --image_size 16 --batch_size 2 --epochs 1"
 
@@ -35,6 +37,19 @@ def test_names_of_any_bytes_are_printed_as_such_where_the_terminal_takes_them(mo
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(bytes_out, "utf-8", "surrogateescape"))
     main(lambda _: print("\udcff", flush=True))
     assert bytes_out.getvalue() == b"\xff\n"
+
+
+def test_a_strangers_text_does_not_steer_the_terminal(capsys):
+    stranger = "\x1b]0;mine\x07\x9b2J\u202eé"  # a terminal's title, its screen, its direction
+
+    def command(_):
+        warnings.warn(stranger, stacklevel=1)
+        raise UserError(stranger)
+
+    with pytest.raises(SystemExit):
+        main(command)
+    written = r"\x1b]0;mine\x07\x9b2J\u202eé"
+    assert capsys.readouterr().err == f"warning: {written}\nerror: {written}\n"
 
 
 @pytest.fixture
