@@ -1,6 +1,7 @@
 """What the command line makes of --teacher_bank, for every method that a bank can serve."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from cli.networks import load_teacher
 from cli.parse import parse_student
 from cli.parts import make_parts
 from cli.setting import make_setting
-from cli.training import measure_teacher
+from cli.training import known_scores, measure_teacher
 from distiller_zoo import METHODS
 from distiller_zoo.base import LogitDistiller
 from distiller_zoo.noisy_teacher import NoisyTeacher
@@ -68,6 +69,33 @@ def key(line, folder):
     """The key of the bank of a command line."""
     setting = setting_of(line, folder)
     return bank_key(load_teacher(setting), setting, setting.loaders().train)
+
+
+@pytest.mark.parametrize(
+    ("line", "other", "named"),
+    [
+        ("--train_fraction 0.5", "--fraction_seed 3", "fraction_seed"),
+        ("", "--mean_t 0.4,0.5,0.5 --std_t 0.3,0.3,0.3", "teacher_pixels"),
+    ],
+)
+def test_other_images_are_of_another_key(folder, line, other, named):
+    one, another = key(line, folder), key(f"{line} {other}", folder)
+    assert {name for name in one if one[name] != another[name]} == {named}
+
+
+def test_scores_on_other_data_are_not_the_teachers(folder, tmp_path):
+    setting = setting_of("", folder)
+    trained = load_teacher(setting)
+    scores = {"loss": 2.5, "acc": 12.5, "acc_top5": 50.0, "acc_balanced": 10.0}
+    kept = {"fingerprint": setting.fingerprint, "teacher": {**scores, "sha256": trained.sha256}}
+
+    def known(**changes):
+        run = SimpleNamespace(summary_file=tmp_path, read_summary=lambda: {**kept, **changes})
+        return known_scores(trained, setting, run, None)
+
+    assert known() == scores
+    assert known(fingerprint="1a2b") is None
+    assert known(teacher={**scores, "sha256": "1a2b"}) is None
 
 
 def test_rows_computed_in_tf32_are_of_another_key(folder, monkeypatch):

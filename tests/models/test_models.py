@@ -26,6 +26,14 @@ def test_there_are_cases():
     assert len(CASES) == 20
 
 
+@pytest.mark.parametrize("name", ["vgg8", "MobileNetV1", "MobileNetV2"])
+def test_a_classifier_starts_as_published(name):
+    """N(0, 0.01^2), as RepDistiller's."""
+    (linear,) = (module for module in MODELS[name](100).modules() if isinstance(module, nn.Linear))
+    assert linear.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert not linear.bias.any()
+
+
 @pytest.mark.parametrize("name", INDEX)
 def test_keys_shapes_and_their_order_are_the_published_ones(name):
     state = MODELS[name](100).state_dict()
