@@ -1,6 +1,6 @@
 """What a bank of the teacher's rows is worth: a step, the rows of later runs, a small table.
 
-python benchmarks/bank.py [--rounds 9] [--skip_table]
+python benchmarks/bank.py [--rounds 9] [--epochs 20 | --skip_table]
 
 Steps alternate the live teacher and a complete bank in one process: median milliseconds of a
 training step of 64 images of 32x32 in 100 classes, and the ratio live / banked as median
@@ -119,12 +119,12 @@ def count_missing(epochs: int = 240) -> None:
     )
 
 
-def time_table() -> None:
+def time_table(epochs: int) -> None:
     """Print how long a small table takes, live and with a bank."""
-    flags = "--dataset digits --image_size 32 --epochs 20"
+    flags = "--dataset digits --image_size 32"
     with tempfile.TemporaryDirectory() as folder:
         save = Path(folder)
-        script(f"train_teacher.py --model resnet32x4 {flags} --epochs 4 --save_dir {save}")
+        script(f"train_teacher.py --model resnet32x4 {flags} --epochs 2 --save_dir {save}")
         (teacher,) = save.glob("models/*/resnet32x4_last.pth")
         runs = [f"--distill {m} --trial {trial}" for trial in (1, 2) for m in TABLE]
         seconds = {}
@@ -133,13 +133,14 @@ def time_table() -> None:
             for run in runs:
                 script(
                     f"train_student.py --path_t {teacher} --model_s resnet8x4 {flags} {run} {more} "
+                    f"--epochs {epochs} "
                     f"--save_dir {save}/{name}"
                 )
             seconds[name] = time.perf_counter() - start
     live, banked = seconds["live"], seconds["banked"]
     print(
-        f"\n{len(runs)} runs of 20 epochs on digits: {live:.0f} s live, {banked:.0f} s banked, "
-        f"the filling included: {live / banked:.2f} times"
+        f"\n{len(runs)} runs of {epochs} epochs on digits: {live:.0f} s live, {banked:.0f} s "
+        f"banked, the filling included: {live / banked:.2f} times"
     )
 
 
@@ -151,13 +152,14 @@ def script(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--epochs", type=int, default=20, help="of a run of the table")
     parser.add_argument("--skip_table", action="store_true")
     options = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     time_steps(options.rounds)
     count_missing()
     if not options.skip_table:
-        time_table()
+        time_table(options.epochs)
 
 
 if __name__ == "__main__":
