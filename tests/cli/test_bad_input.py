@@ -184,7 +184,7 @@ LINES = [
     ),
     (
         f"{TEACHER} --model timm:botnet50ts_256 --pretrained",
-        "timm has no weights of botnet50ts_256",
+        "timm has no weights of botnet50ts_256|needs the timm package",
     ),
     (f"{TEACHER} --init nowhere.pth", "no checkpoint nowhere.pth"),
     (f"{TEACHER} --init empty", "empty is a folder: give a .pth file; it holds none"),

@@ -73,7 +73,7 @@ def test_epochs_are_1_to_n_whatever_became_of_the_metrics(change, release, stopp
         checkpoint.save(stopped / "resume.pth", {**state, "history": list(map(json.loads, lines))})
     (stopped / "metrics.jsonl").write_text("\n".join(change(lines)))
     run(f"{LINE} --resume")
-    assert capsys.readouterr().err == ""
+    assert "metrics.jsonl" not in capsys.readouterr().err
     kept = [json.loads(line) for line in (stopped / "metrics.jsonl").read_text().split("\n")[:-1]]
     assert [line["epoch"] for line in kept] == [1, 2, 3, 4]
     assert kept[:2] == list(map(json.loads, lines))
