@@ -38,6 +38,7 @@ from cli.setting import make_network
 from dataset import DATASETS
 from dataset.base import Batch
 from dataset.loader import Loader, Loading
+from distiller_zoo import METHODS
 from distiller_zoo.base import Distiller
 from engine.device import Numerics, set_determinism
 from engine.graph import make_step
@@ -304,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for method, amp in itertools.product(options.methods, options.amp):
         line = f"--distill {method} --model_t {teacher} --model_s {student} --dataset fake"
         line += f" --batch_size {options.batch_size}"
-        line += f" --nce_k {options.nce_k}" if method == "crd" else ""
+        line += f" --nce_k {options.nce_k}" if hasattr(METHODS[method].Options, "nce_k") else ""
         compare(line, amp, options)
     if options.epochs:
         whole_runs(options)

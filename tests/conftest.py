@@ -1,6 +1,8 @@
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import transfer_student
 from cli import main
 from models import MODELS
 from runs import checkpoint
+from runs.recorder import Run
 
 # Small networks gain nothing from threads; as many processes as cores gain all there is.
 os.environ["OMP_NUM_THREADS"] = "1"  # for scripts that tests start
@@ -35,6 +38,27 @@ def stopped(folder: Path) -> dict:
     summary = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**summary, "status": "running"}))
     return summary
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+@contextlib.contextmanager
+def killed(after: int = 1) -> Iterator[list[str]]:
+    """The run inside is killed behind so many writes of resume.pth -> the stages that wrote one."""
+    save, saved = Run._save_resume_file, []
+
+    def dying(*args):
+        save(*args)
+        saved.append(args[1].name)
+        if len(saved) == after:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "_save_resume_file", dying)
+        with pytest.raises(Killed):
+            yield saved
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from distiller_zoo import METHODS
 from distiller_zoo.base import Distiller
 from models import MODELS
 from runs import checkpoint
-from runs.recorder import Run
+from tests.conftest import killed
 
 SMALL = {
     "nce_k": 8,
@@ -20,10 +20,6 @@ SMALL = {
     "ldrld_k": 2,
 }  # for flags that a method may have
 DATA = "--dataset fake --fake_size 24 --image_size 32 --batch_size 16 --fake_classes 4"
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
 
 
 CASES = [*METHODS, "mlkd --mlkd_strong"]
@@ -50,28 +46,18 @@ def states(folder) -> dict:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_trains_and_resumes_bit_for_bit(name, run, tmp_path, monkeypatch):
+def test_trains_and_resumes_bit_for_bit(name, run, tmp_path):
     torch.manual_seed(5)
     torch.save({"model": MODELS["resnet14"](4).state_dict()}, tmp_path / "teacher.pth")
     line = line_of(name)
     run(f"{line} --save_dir whole")
     whole = states(tmp_path / "whole")
 
-    save = Run._save_resume_file
     for last in (1, 3) if has_two_stages(name) else (1,):
-        folder, saved = tmp_path / f"killed{last}", []
-
-        def dying(*args, saved=saved, last=last):
-            save(*args)
-            saved.append(args[1].name)
-            if len(saved) == last:
-                raise Killed
-
-        monkeypatch.setattr(Run, "_save_resume_file", dying)
-        with pytest.raises(Killed):
+        folder = tmp_path / f"killed{last}"
+        with killed(after=last) as saved:
             run(f"{line} --save_dir {folder}")
         assert saved[-1] == ("first" if has_two_stages(name) and last == 1 else "main")
-        monkeypatch.setattr(Run, "_save_resume_file", save)
         run(f"{line} --save_dir {folder} --resume")
         resumed = states(folder)
         assert whole["task"].keys() == resumed["task"].keys()

@@ -13,7 +13,7 @@ from models import MODELS
 from runs import checkpoint
 from runs.results import read_result
 from scripts import compare
-from tests.conftest import only, stopped
+from tests.conftest import killed, only, stopped
 from tools.eval import evaluate_checkpoint
 
 DATA = "--dataset fake --fake_size 80 --image_size 8 --fake_classes 4 --batch_size 16"
@@ -104,7 +104,7 @@ def teacher(tmp_path):
     torch.save({"model": MODELS["resnet8"](4).state_dict()}, tmp_path / "t.pth")
 
 
-def test_memories_a_bank_and_a_resumed_run(run, teacher, tmp_path, monkeypatch):
+def test_memories_a_bank_and_a_resumed_run(run, teacher, tmp_path):
     """`index` counts the images that are trained on: memories and bank have a row for each."""
     line = f"{CRD} -a 1 --epochs 2 --teacher_bank bank"
     run(f"{line} --save_dir whole")
@@ -113,21 +113,8 @@ def test_memories_a_bank_and_a_resumed_run(run, teacher, tmp_path, monkeypatch):
     whole = only(tmp_path / "whole" / "student_model")
     assert summary(whole)["last"]["bank_missing"] < 1
 
-    from runs.recorder import Run
-
-    class Killed(BaseException):
-        pass
-
-    save = Run._save_resume_file
-
-    def dying(*args):
-        save(*args)
-        raise Killed
-
-    monkeypatch.setattr(Run, "_save_resume_file", dying)
-    with pytest.raises(Killed):
+    with killed():
         run(f"{line} --save_dir cut")
-    monkeypatch.setattr(Run, "_save_resume_file", save)
     run(f"{line} --save_dir cut --resume")
     cut = only(tmp_path / "cut" / "student_model")
     for name in ("resume.pth", "resnet8_best.pth"):

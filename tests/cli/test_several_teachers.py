@@ -12,8 +12,7 @@ from helper.errors import UserError
 from helper.options import shares
 from models import MODELS
 from runs import checkpoint
-from runs.recorder import Run
-from tests.conftest import only
+from tests.conftest import killed, only
 
 DATA = "--dataset fake --fake_size 24 --image_size 16 --batch_size 8 --fake_classes 4"
 LINE = f"train_student --model_s resnet8 --epochs 2 {DATA}"
@@ -93,26 +92,14 @@ def test_a_list_in_a_config_is_several_teachers(files, run):
         assert {**configured.values, "cfg": ""} == dict(parse_student(typed).values)
 
 
-class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
-
-
 @pytest.mark.parametrize("bank", ["", "--teacher_bank bank"])
-def test_a_resumed_run_is_the_one_that_was_not_stopped(bank, files, run, monkeypatch):
+def test_a_resumed_run_is_the_one_that_was_not_stopped(bank, files, run):
     line = f"{LINE} --distill kd --path_t 0.pth 1.pth --teacher_weights 3,1 --amp bf16 {bank}"
     run(f"{line} --save_dir whole")
     _, summary, whole = kept(files / "whole")
     assert math.isfinite(summary["last"]["train_loss"])
-    save = Run._save_resume_file
-
-    def dying(*args):
-        save(*args)
-        raise Killed
-
-    monkeypatch.setattr(Run, "_save_resume_file", dying)
-    with pytest.raises(Killed):
+    with killed():
         run(f"{line} --save_dir killed")
-    monkeypatch.setattr(Run, "_save_resume_file", save)
     run(f"{line} --save_dir killed --resume")
     _, _, resumed = kept(files / "killed")
     assert whole["task"].keys() == resumed["task"].keys()

@@ -19,9 +19,8 @@ from engine.teacher import LiveTeacher
 from models import MODELS
 from runs import checkpoint
 from runs.logs import read_lines
-from runs.recorder import Run
 from tests.adapters import bare_setup
-from tests.conftest import only
+from tests.conftest import killed, only
 
 
 def view(epoch=10, **options):
@@ -137,25 +136,13 @@ LINE = (
 )
 
 
-class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
-
-
 @pytest.mark.parametrize("more", ["--distill kd", "--distill dkd --teacher_bank bank --amp bf16"])
-def test_a_resumed_run_has_its_temperature(more, run, tmp_path, monkeypatch):
+def test_a_resumed_run_has_its_temperature(more, run, tmp_path):
     torch.save({"model": MODELS["resnet8"](4).state_dict()}, tmp_path / "teacher.pth")
     run(f"{LINE} {more} --save_dir whole")  # the bank is full then
     run(f"{LINE} {more} --save_dir again")
-    save = Run._save_resume_file
-
-    def dying(*args):
-        save(*args)
-        raise Killed
-
-    monkeypatch.setattr(Run, "_save_resume_file", dying)
-    with pytest.raises(Killed):
+    with killed():
         run(f"{LINE} {more} --save_dir killed")
-    monkeypatch.setattr(Run, "_save_resume_file", save)
     run(f"{LINE} {more} --save_dir killed --resume")
     folders = [only(tmp_path / name / "student_model") for name in ("again", "killed")]
     one, other = (checkpoint.load(folder / "resume.pth") for folder in folders)

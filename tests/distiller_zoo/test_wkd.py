@@ -19,9 +19,8 @@ from helper.errors import UserError
 from models import MODELS
 from models.base import Features
 from runs import checkpoint
-from runs.recorder import Run
 from tests.adapters import Case, bare_setup, index, only_logits
-from tests.conftest import only
+from tests.conftest import killed, only
 
 
 def on_logits(classes=5, **options):
@@ -250,22 +249,10 @@ def test_a_classifier_needs_no_pass(run, tmp_path, teacher, monkeypatch):
     torch.testing.assert_close(cost_of(tmp_path / "here"), 1 - (unit @ unit.T - 1).exp())
 
 
-class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
-
-
 def test_a_resumed_run_reads_what_was_learned(run, tmp_path, teacher, monkeypatch):
     run(f"{LINE} --save_dir whole")
-    save = Run._save_resume_file
-
-    def dying(*args):
-        save(*args)
-        raise Killed
-
-    monkeypatch.setattr(Run, "_save_resume_file", dying)
-    with pytest.raises(Killed):
+    with killed():
         run(f"{LINE} --save_dir killed")
-    monkeypatch.setattr(Run, "_save_resume_file", save)
     monkeypatch.setattr(WKDLogit, "prepare", lambda *_: 1 / 0)
     run(f"{LINE} --save_dir killed --resume")
     one, other = (

@@ -12,8 +12,7 @@ from engine.objective import Output
 from engine.step import train_step
 from models import MODELS
 from runs import checkpoint
-from runs.recorder import Run
-from tests.conftest import only
+from tests.conftest import killed, only
 
 
 def two(values=(1.0, -2.0, 3.0)):
@@ -128,22 +127,10 @@ def teacher(tmp_path):
     torch.save({"model": MODELS["resnet8"](4).state_dict()}, tmp_path / "teacher.pth")
 
 
-class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
-
-
-def test_a_resumed_run_has_both_momenta(run, tmp_path, teacher, monkeypatch):
+def test_a_resumed_run_has_both_momenta(run, tmp_path, teacher):
     run(f"{LINE} --save_dir whole")
-    save = Run._save_resume_file
-
-    def dying(*args):
-        save(*args)
-        raise Killed
-
-    monkeypatch.setattr(Run, "_save_resume_file", dying)
-    with pytest.raises(Killed):
+    with killed():
         run(f"{LINE} --save_dir killed")
-    monkeypatch.setattr(Run, "_save_resume_file", save)
     run(f"{LINE} --save_dir killed --resume")
     folders = [only(tmp_path / name / "student_model") for name in ("whole", "killed")]
     one, other = (checkpoint.load(folder / "resume.pth") for folder in folders)

@@ -27,8 +27,7 @@ from engine.teacher import BankedTeacher, LiveTeacher, rows_read
 from helper.errors import UserError
 from models import MODELS
 from runs import checkpoint
-from runs.recorder import Run
-from tests.conftest import only
+from tests.conftest import killed, only
 
 # Operations that make the host wait for a GPU, or read there whether they came to an end.
 READ_BY_THE_HOST = {
@@ -276,25 +275,13 @@ def test_without_a_gpu_a_run_says_so_and_trains(started, capsys):
     assert [epoch["graph_replays"] for epoch in epochs] == [0, 0, 0]
 
 
-class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
-
-
 def test_a_captured_run_counts_its_replays_and_goes_on_after_a_kill(started, monkeypatch):
     wanted, epochs = started("--save_dir a")
     assert "graph_replays" not in epochs[0]
     monkeypatch.setattr("engine.graph.why_not", lambda *_: "")
     monkeypatch.setattr("engine.graph.cuda_capture", Traced())
-    save = Run._save_resume_file
-
-    def dying(*args):
-        save(*args)
-        raise Killed
-
-    monkeypatch.setattr(Run, "_save_resume_file", dying)
-    with pytest.raises(Killed):
+    with killed():
         started("--save_dir b --cuda_graph")
-    monkeypatch.setattr(Run, "_save_resume_file", save)
     folder, epochs = started("--save_dir b --cuda_graph --resume")
     assert [epoch["graph_replays"] for epoch in epochs] == [2, 2, 2]
     assert json.loads((folder / "run.json").read_text())["last"]["graph_replays"] == 2

@@ -17,7 +17,7 @@ from models import MODELS
 from runs import checkpoint
 from runs.folder import RunFolder
 from runs.recorder import Run
-from tests.conftest import only
+from tests.conftest import Killed, only
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DATA = "--dataset fake --fake_size 40 --image_size 8 --batch_size 16 --fake_classes 4"
@@ -30,10 +30,6 @@ LINE = (
 MEMORIES = LINE.replace("kd --tekap", "crd --nce_k 8 --feat_dim 32").replace(
     "--epochs 3 --save_freq 2", "--epochs 5 --save_freq 3"
 )
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
 
 
 def teacher_in(folder: Path) -> None:
