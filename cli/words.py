@@ -67,6 +67,23 @@ def parse(
     return classes, {**configured, **typed}
 
 
+def read_tool(
+    parser: Parser, options: type, argv: Sequence[str]
+) -> tuple[dict[str, Any], Any] | None:
+    """Words of a tool whose `parser` takes some without a flag -> these by name, and its options.
+
+    None where help was asked for, and printed.
+    """
+    own = {action.dest for action in parser._actions}
+    parser.add(options)
+    if len(strip_help(argv)) < len(argv):
+        print(parser.format_help(), end="")
+        return None
+    typed = read_words(parser, argv)
+    bare = {name: typed.pop(name) for name in own & typed.keys()}
+    return bare, options(**typed)
+
+
 def read_choices(words: Sequence[str], students: bool) -> tuple[str, dict[str, Any]]:
     """The config file of a command line, and what both of them choose."""
     chooser = Parser()

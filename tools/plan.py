@@ -25,7 +25,7 @@ import cli  # noqa: F401 - it says so where a package is missing
 from cli.job import Job
 from cli.main import main
 from cli.plan import read_plan
-from cli.words import read_words, strip_help
+from cli.words import read_tool
 from helper.files import check_output, write_whole
 from helper.options import Parser, option
 from runs.code import CODE
@@ -44,13 +44,10 @@ def plan(argv: Sequence[str]) -> None:
     """Command line -> what the plan needs, or its commands."""
     parser = Parser(description=__doc__.split("\n")[0], usage="tools/plan.py PLAN [flags]")
     parser.add_argument("plan", metavar="PLAN", help="a file of plans/, or of your own")
-    parser.add(PlanOptions)
-    if len(strip_help(argv)) < len(argv):
-        print(parser.format_help(), end="")
+    if (read := read_tool(parser, PlanOptions, argv)) is None:
         return
-    typed = read_words(parser, argv)
-    path = typed.pop("plan")
-    options = PlanOptions(**typed)
+    bare, options = read
+    path = bare["plan"]
     if options.array:
         check_output(Path(options.array), "--array")
     jobs = read_plan(path, options.flags)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from cli.main import main
-from cli.words import read_words, strip_help
+from cli.words import read_tool
 from dataset.folder import open_image, resize_and_center_crop
 from dataset.layout import image_files, reading
 from deploy.network import Deployed, read_deployed
@@ -45,13 +45,10 @@ def predict(argv: Sequence[str]) -> None:
     parser = Parser(description=__doc__.split("\n")[0], usage="tools/predict.py NETWORK IMAGE...")
     parser.add_argument("network", metavar="NETWORK", help="checkpoint, or exported folder")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="files, or folders of them")
-    parser.add(PredictOptions)
-    if len(strip_help(argv)) < len(argv):
-        print(parser.format_help(), end="")
+    if (read := read_tool(parser, PredictOptions, argv)) is None:
         return
-    typed = read_words(parser, argv)
-    network, images = Path(typed.pop("network")), typed.pop("images")
-    options = PredictOptions(**typed)
+    bare, options = read
+    network, images = Path(bare["network"]), bare["images"]
     deployed = read_deployed(network, options.model)
     for path, answers in answered(deployed, list(paths_of(images)), options.top):
         print(line_of(path, answers, options.json), flush=True)

@@ -21,7 +21,7 @@ import cli  # noqa: F401 - it says so where a package is missing
 from cli.main import main
 from cli.plan import read_plan
 from cli.published import read_published
-from cli.words import read_words, strip_help
+from cli.words import read_tool
 from helper.errors import UserError
 from helper.files import check_writable
 from helper.options import Parser, option
@@ -43,13 +43,10 @@ def report(argv: Sequence[str]) -> None:
     """Command line -> the page and what stands beside it."""
     parser = Parser(description=__doc__.split("\n")[0], usage="tools/report.py [FOLDER ...]")
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="searched for runs (save)")
-    parser.add(ReportOptions)
-    if len(strip_help(argv)) < len(argv):
-        print(parser.format_help(), end="")
+    if (read := read_tool(parser, ReportOptions, argv)) is None:
         return
-    typed = read_words(parser, argv)
-    folders = typed.pop("folders", []) or ["save"]
-    options = ReportOptions(**typed)
+    bare, options = read
+    folders = bare.get("folders") or ["save"]
     write_report = import_report()
     check_writable(Path(options.out), "--out")
     jobs = read_plan(options.plan, options.flags) if options.plan else []

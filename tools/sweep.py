@@ -24,7 +24,7 @@ import cli  # noqa: F401 - it says so where a package is missing
 from cli.job import Job
 from cli.main import main
 from cli.plan import read_plan
-from cli.words import read_words, strip_help
+from cli.words import read_tool
 from helper.errors import UserError
 from helper.files import check_writable
 from helper.options import Parser, count, option, positive
@@ -58,13 +58,10 @@ def sweep(argv: Sequence[str]) -> None:
     """Command line -> every run of the plan, finished; exit code 1 where one of them failed."""
     parser = Parser(description=__doc__.split("\n")[0], usage="tools/sweep.py PLAN [flags]")
     parser.add_argument("plan", metavar="PLAN", help="a file of plans/, or of your own")
-    parser.add(SweepOptions)
-    if len(strip_help(argv)) < len(argv):
-        print(parser.format_help(), end="")
+    if (read := read_tool(parser, SweepOptions, argv)) is None:
         return
-    typed = read_words(parser, argv)
-    path = typed.pop("plan")
-    options = SweepOptions(**typed)
+    bare, options = read
+    path = bare["plan"]
     folder = f" --save_dir {shlex.quote(options.save_dir)}" if options.save_dir else ""
     search = Search.read(options.search) if options.search else None
     jobs = (search.jobs if search else read_plan)(path, options.flags + folder)
