@@ -26,6 +26,7 @@ from cli.main import main
 from cli.parse import parse_trained
 from cli.setting import load_data, make_loader
 from dataset.loader import Loading
+from dataset.subset import AnySet
 from deploy.card import card_of, config_of
 from deploy.check import compare
 from deploy.formats import FORMATS, ONNX, PROGRAM, write_onnx, write_program, write_safetensors
@@ -36,6 +37,7 @@ from helper.options import Resolved, count, option
 from runs.stored import read_summary
 
 BATCH = 64
+GRAPHS = {"onnx": (ONNX, write_onnx), "torch_export": (PROGRAM, write_program)}
 
 
 @dataclass(frozen=True)
@@ -70,16 +72,15 @@ def export(argv: Sequence[str]) -> None:
     if "safetensors" in kinds:
         write_safetensors(deployed, folder)
         written.append(WEIGHTS)
-    for kind, name, write in (
-        ("onnx", ONNX, write_onnx), ("torch_export", PROGRAM, write_program)
-    ):  # fmt: skip
-        if kind in kinds:
-            file = write(deployed, options.normalize, folder)
-            network = Normalised(deployed) if options.normalize else deployed.network
-            found = compare(network, file, images_of(deployed, options))
-            print(f"{folder / name}: {found}")
-            agree &= found.holds
-            written.append(name)
+    graphs = [kind for kind in GRAPHS if kind in kinds]
+    data = test_data(deployed, options) if graphs and not options.random_images else None
+    network = Normalised(deployed) if options.normalize else deployed.network
+    for name, write in map(GRAPHS.get, graphs):
+        file = write(deployed, options.normalize, folder)
+        found = compare(network, file, images_of(deployed, options, data))
+        print(f"{folder / name}: {found}")
+        agree &= found.holds
+        written.append(name)
     write_json(folder / CONFIG, config)
     source = f"{path.name}, sha256 {config['checkpoint_sha256']}"
     card = card_of(deployed, run_of(path), source, written, options.normalize)
@@ -109,31 +110,36 @@ def clear_of_others(folder: Path, config: Mapping[str, Any], overwrite: bool) ->
         file.unlink()
 
 
-def images_of(deployed: Deployed, options: Resolved) -> Iterator[Tensor]:
-    """Batches of images, as a graph reads them."""
+def images_of(deployed: Deployed, options: Resolved, data: AnySet | None) -> Iterator[Tensor]:
+    """Batches of images, as a graph reads them: test images of `data`, or random ones."""
     size = deployed.image_size
-    if options.random_images:
+    if data is None:
         generator = torch.Generator().manual_seed(0)
         pixels = torch.rand(options.random_images, 3, size, size, generator=generator)
         batches = pixels.split(BATCH)
     else:
-        batches = test_pixels(deployed, options)
+        batches = test_pixels(data)
     for pixels in batches:
         yield pixels if options.normalize else deployed.normalise(pixels)
 
 
-def test_pixels(deployed: Deployed, options: Resolved) -> Iterator[Tensor]:
-    """Batches (B, 3, S, S) of the test images, from 0 to 1."""
+def test_data(deployed: Deployed, options: Resolved) -> AnySet:
+    """The data set whose test images the network is compared on."""
     try:
         data = load_data(options)
     except UserError as error:
         raise UserError(f"{error}; or --random_images 100 to compare on random ones") from None
-    mean, std = (torch.tensor(x)[:, None, None] for x in (data.mean, data.std))
     if data.image_size != deployed.image_size:
         raise UserError(
             f"images of {data.name} have size {data.image_size}, the network's "
             f"{deployed.image_size}: give its data set with -d, or --random_images 100"
         )
+    return data
+
+
+def test_pixels(data: AnySet) -> Iterator[Tensor]:
+    """Batches (B, 3, S, S) of the test images, from 0 to 1."""
+    mean, std = (torch.tensor(x)[:, None, None] for x in (data.mean, data.std))
     for batch in make_loader(data, "test", BATCH, Loading()).batches():
         yield batch.images * std + mean
 

@@ -112,9 +112,8 @@ def test_every_network_can_be_exported(name, tmp_path, monkeypatch, capsys):
 
 
 def test_a_file_that_says_something_else_is_exit_code_1(trained, monkeypatch, capsys):
-    monkeypatch.setattr(
-        exporting, "write_program", lambda *args: lambda images: images[:, 0, 0, :4]
-    )
+    wrong = "model.pt2", lambda *args: lambda images: images[:, 0, 0, :4]
+    monkeypatch.setitem(exporting.GRAPHS, "torch_export", wrong)
     with pytest.raises(SystemExit) as ended:
         export("net.pth --format torch_export --out out --random_images 9")
     assert ended.value.code == 1
