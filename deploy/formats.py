@@ -9,12 +9,14 @@ import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deploy.network import WEIGHTS, Deployed, Normalised, import_extra
+from deploy.network import EXTRA, WEIGHTS, Deployed, Normalised
 from helper.errors import UserError
+from helper.extras import import_extra
 from helper.files import write_whole
 
 FORMATS = ("safetensors", "onnx", "torch_export")
@@ -23,9 +25,14 @@ ONNX, PROGRAM = "model.onnx", "model.pt2"
 Predict = Callable[[Tensor], Tensor]  # images (B, 3, S, S) -> logits (B, K), of any B
 
 
+def needed(name: str) -> Any:
+    """A package of requirements-export.txt."""
+    return import_extra(name, EXTRA, "an export")
+
+
 def write_safetensors(deployed: Deployed, folder: Path) -> None:
     """The weights alone, by the names that they have in the network."""
-    safetensors = import_extra("safetensors.torch")
+    safetensors = needed("safetensors.torch")
     weights = {name: x.clone().contiguous() for name, x in deployed.network.state_dict().items()}
     content = safetensors.save(weights, {"format": "pt"})
     write_whole(folder / WEIGHTS, lambda file: file.write(content))
@@ -42,8 +49,8 @@ def write_program(deployed: Deployed, normalised: bool, folder: Path) -> Predict
 
 def write_onnx(deployed: Deployed, normalised: bool, folder: Path) -> Predict:
     """An ONNX file with its weights inside -> onnxruntime with that file."""
-    runtime = import_extra("onnxruntime")
-    import_extra("onnx"), import_extra("onnxscript")
+    runtime = needed("onnxruntime")
+    needed("onnx"), needed("onnxscript")
     module, images = graph(deployed, normalised), example(deployed)
     with quietly(), refused(deployed, "ONNX"):
         program = torch.onnx.export(

@@ -3,7 +3,6 @@
 B batch, S x S images, K classes.
 """
 
-import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from helper.errors import UserError
+from helper.extras import import_extra
 from helper.files import read_regular
 from helper.forms import are_channels, are_texts, is_count, is_dict, is_text, wrong_in
 from models.any import Wrapped, build
@@ -62,17 +62,6 @@ class Normalised(nn.Module):
         return self.network((images - self.mean) / self.std)
 
 
-def import_extra(name: str) -> Any:
-    """A package of requirements-export.txt."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(
-            f"this needs the {name.partition('.')[0]} package: sh scripts/setup.sh {EXTRA}, or "
-            f"pip install -r {EXTRA}"
-        ) from None
-
-
 def read_deployed(path: Path, name: str = "") -> Deployed:
     """The network of a checkpoint, or of an exported folder; `name` where it is not in the file.
 
@@ -107,7 +96,10 @@ def of_folder(folder: Path) -> Deployed:
             f"{folder} has no {WEIGHTS}: export it with --format safetensors, or all, or give the "
             "checkpoint"
         )
-    deployed, safetensors = made(said["model_name"], data), import_extra("safetensors.torch")
+    deployed, safetensors = (
+        made(said["model_name"], data),
+        import_extra("safetensors.torch", EXTRA, str(folder)),
+    )
     try:
         deployed.network.load_state_dict(safetensors.load_file(weights))
     except Exception as error:  # whatever its reader raises, and weights of another network

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from helper.errors import UserError
+from helper.extras import import_extra
 from helper.files import sha256, write_whole
 from helper.forms import Form, are_channels, are_options, are_texts, is_count, is_text, wrong_in
 from models import MODELS
@@ -85,14 +86,9 @@ def load(path: str | Path) -> Any:
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file; UserError where it is broken."""
+    safetensors = import_extra("safetensors.torch", "requirements-export.txt", str(path))
     try:
-        from safetensors.torch import load_file
-    except ImportError:
-        raise UserError(
-            f"{path} needs the safetensors package: sh scripts/setup.sh requirements-export.txt"
-        ) from None
-    try:
-        return load_file(path)
+        return safetensors.load_file(path)
     except Exception:  # whatever broken bytes lead to
         raise broken(path) from None
 

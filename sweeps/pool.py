@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from helper.errors import UserError
+from helper.extras import import_extra
 from sweeps import child
 from sweeps.table import Task
 
@@ -16,13 +17,7 @@ FRACTION = 10_000  # parts of a GPU that Ray tells apart
 
 def import_needed(name: str) -> Any:
     """A package of requirements-sweep.txt."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(
-            f"a sweep needs the {name} package: sh scripts/setup.sh requirements-sweep.txt, or "
-            "pip install -r requirements-sweep.txt"
-        ) from None
+    return import_extra(name, "requirements-sweep.txt", "a sweep")
 
 
 class Pool:
