@@ -49,7 +49,14 @@ def evaluate(
 
 def balanced_accuracy(predicted: Tensor, labels: Tensor) -> float:
     """Mean over the classes that have images of the accuracy of each, in %: (N,), (N,) -> %"""
-    predicted, labels = predicted.cpu(), labels.cpu()
-    sizes = labels.bincount()  # (K,)
-    hits = labels[predicted == labels].bincount(minlength=len(sizes))
-    return 100 * (hits[sizes > 0] / sizes[sizes > 0].double()).mean().item()
+    hits, images = count_by_class(predicted.cpu(), labels.cpu())
+    return 100 * (hits[images > 0] / images[images > 0].double()).mean().item()
+
+
+def count_by_class(predicted: Tensor, labels: Tensor, classes: int = 0) -> tuple[Tensor, Tensor]:
+    """Images of each class that are predicted right, and all of them: (N,), (N,) -> (K,), (K,)
+
+    K is `classes`, or more where labels say so.
+    """
+    images = labels.bincount(minlength=classes)
+    return labels[predicted == labels].bincount(minlength=len(images)), images

@@ -23,6 +23,7 @@ from dataset.fingerprint import fingerprint
 from dataset.loader import Loading
 from dataset.subset import AnySet
 from engine.device import Numerics
+from engine.evaluate import count_by_class
 from helper.errors import UserError
 from helper.files import read_regular, sha256, write_whole
 from models.base import Classifier
@@ -171,12 +172,15 @@ def looks_of(network: Network) -> Arrays:
     the classes' logits (K, K), FLOPs."""
     out = network.outputs
     classes = out.logits.shape[1]
-    hit = out.logits.argmax(dim=1) == out.labels
-    correlation = torch.nan_to_num(torch.corrcoef(out.logits.T.double()))
+    predicted = out.logits.argmax(dim=1)
+    hits, images = count_by_class(predicted, out.labels, classes)
+    logits = out.logits.double()
+    constant = logits.std(dim=0) == 0  # a logit that never changes goes with no other: 0, not 0 / 0
+    correlation = torch.corrcoef(logits.T).masked_fill(constant | constant[:, None], 0)
     return {
-        "accuracy": (100 * hit.double().mean()).numpy(),
-        "hits": out.labels[hit].bincount(minlength=classes).numpy(),
-        "images": out.labels.bincount(minlength=classes).numpy(),
+        "accuracy": (100 * (predicted == out.labels).double().mean()).numpy(),
+        "hits": hits.numpy(),
+        "images": images.numpy(),
         "bins": confidence_bins(out.logits, out.labels).numpy(),
         "correlation": correlation.float().numpy(),
         "flops": np.array(out.flops),

@@ -24,7 +24,7 @@ from cli.setting import load_data, make_loader
 from dataset.loader import Loading
 from engine.device import prepare, start
 from engine.distributed import is_main_process, rank, world_size
-from engine.evaluate import evaluate
+from engine.evaluate import count_by_class, evaluate
 from helper.errors import UserError
 from helper.files import check_output, sha256, write_json
 from runs import checkpoint
@@ -87,8 +87,8 @@ def evaluate_checkpoint(argv: Sequence[str]) -> dict[str, Any]:
 
 def per_class(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float | None]:
     """Predictions and labels (N,) -> accuracy in % of each class; None where it has no image."""
-    right = labels[predicted == labels].bincount(minlength=len(classes))
-    shares = zip(classes, right.tolist(), labels.bincount(minlength=len(classes)).tolist())
+    counts = (x.tolist() for x in count_by_class(predicted, labels, len(classes)))
+    shares = zip(classes, *counts)
     return {name: 100 * hits / n if n else None for name, hits, n in shares}
 
 
