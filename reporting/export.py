@@ -77,14 +77,17 @@ def said(difference: Difference | None) -> str:
         return ""
     if difference.half is None:
         return f"{difference.mean:+.2f}, {verdict(difference)}"
-    return f"{difference.mean:+.2f} {interval(difference)} {verdict(difference)}"
+    bounds = interval(difference.mean, difference.half, "+")
+    return f"{difference.mean:+.2f} {bounds} {verdict(difference)}"
 
 
-def interval(difference: Difference) -> str:
-    """'[+0.12, +1.30]', with as many digits as show on which side of 0 a bound lies."""
-    bounds = difference.mean - difference.half, difference.mean + difference.half
+def interval(mean: float, half: float | None, sign: str = "") -> str:
+    """'[70.12, 71.30]', with as many digits as show on which side of 0 a bound lies."""
+    if half is None:
+        return ""
+    bounds = mean - half, mean + half
     digits = next((n for n in range(2, 9) if all(round(b, n) for b in bounds)), 2)
-    low, high = (f"{bound:+.{digits}f}" for bound in bounds)
+    low, high = (f"{bound:{sign}.{digits}f}" for bound in bounds)
     return f"[{low}, {high}]"
 
 
@@ -132,7 +135,9 @@ def latex_table(table: Table) -> str:
     best = {column: best_mean(table.of(column)) for column in table.columns}
     for label in table.labels:
         cells = [table.cells.get((label, column)) for column in table.columns]
-        lines.append(latex_row(latex(label), (latex_cell(cell, best) for cell in cells)))
+        lines.append(
+            latex_row(latex(table.name(label)), (latex_cell(cell, best) for cell in cells))
+        )
         if label == ALONE and len(table.labels) > 1:
             lines.append(r"\midrule")
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
@@ -196,12 +201,13 @@ def csv_line(name: str, cell: Cell, looks: Measured) -> dict[str, Any]:
         "student": cell.column.student,
         "protocol": protocol_words(dict(cell.column.protocol)),
         "method": cell.label,
+        "has_teacher": cell.taught,
         "objective": cell.trials[0].run.objective,
         "trials": cell.n,
         "seeds": " ".join(str(trial.seed) for trial in cell.trials),
         "last_mean": cell.last.mean,
         "last_std": cell.last.std,
-        "interval_half": cell.half,
+        **csv_interval("last", cell.last.mean, cell.half),
         "best_mean": cell.best.mean,
         "best_std": cell.best.std,
         "rank": cell.rank,
@@ -227,9 +233,15 @@ def csv_difference(over: str, difference: Difference | None) -> dict[str, Any]:
     mean, half, _ = difference or (None, None, None)
     return {
         f"over_{over}": mean,
-        f"over_{over}_half": half,
+        **csv_interval(f"over_{over}", mean, half),
         f"over_{over}_significant": difference and difference.significant,
     }
+
+
+def csv_interval(name: str, mean: float | None, half: float | None) -> dict[str, float | None]:
+    """The bounds of the 95 % interval."""
+    low, high = (None, None) if half is None else (mean - half, mean + half)
+    return {f"{name}_low": low, f"{name}_high": high}
 
 
 # ---- Markdown
@@ -240,7 +252,7 @@ def markdown_of(table: Table) -> str:
     names = column_names(table)
     head = ["", *names]
     rows = [
-        [label, *(markdown_cell(table.cells.get((label, c))) for c in table.columns)]
+        [table.name(label), *(markdown_cell(table.cells.get((label, c))) for c in table.columns)]
         for label in table.labels
     ]
     parts = [caption(table), "", *markdown_lines(head, rows)]
@@ -265,10 +277,10 @@ def column_lines(table: Table, column: Column) -> list[str]:
     head = ["", "n", "last", "95 % interval", "best", "rank", "over alone", against, "published"]
     rows = [
         [
-            cell.label,
+            table.name(cell.label),
             str(cell.n),
             plus_minus(cell.last),
-            "" if cell.half is None else f"± {cell.half:.2f}",
+            interval(cell.last.mean, cell.half),
             plus_minus(cell.best),
             "" if cell.rank is None else f"{cell.rank:g}",
             said(cell.over_alone),

@@ -96,7 +96,6 @@ def write_page(
     )  # fmt: skip
     environment.filters.update(
         plus_minus=plus_minus, verdict=verdict, published=published_words, words=protocol_words,
-        interval=interval,
     )  # fmt: skip
     return environment.get_template("page.html").render(
         title=title,
@@ -111,6 +110,7 @@ def write_page(
         counted=count_claims(table),
         chosen=chosen_on(table),
         alone=ALONE,
+        interval=interval,
         colours=figures.Colours(table.labels),
     )
 

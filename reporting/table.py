@@ -95,6 +95,10 @@ class Cell:
     def n(self) -> int:
         return len(self.trials)
 
+    @property
+    def taught(self) -> bool:
+        return bool(self.trials[0].run.teacher)
+
     def by_seed(self) -> dict[int, float]:
         """Last accuracies in %."""
         return {trial.seed: trial.run.last["test_acc"] for trial in self.trials}
@@ -136,6 +140,11 @@ class Table:
     baseline: str = ""  # label of the KD row; empty where there is none
     teachers: list[Trial] = field(default_factory=list)  # runs that stand in no cell
     notes: list[str] = field(default_factory=list)
+
+    def name(self, label: str) -> str:
+        """How a row is called: a method that needs no teacher is marked."""
+        taught = any(cell.taught for cell in self.cells.values() if cell.label == label)
+        return label if taught or label == ALONE else f"{label} (no teacher)"
 
     def of(self, column: Column) -> list[Cell]:
         """The cells of a column, in the order of the rows."""
@@ -196,7 +205,7 @@ def make_table(
     notes = [f"left out: {probes} linear probes, see scripts/compare.py"] * bool(probes)
     labels = labels_of_plan(groups, jobs, notes) if jobs else labels_of_runs(groups)
     groups = [group for group in groups if group[0] in labels]
-    columns = list(dict.fromkeys(column_of(g[0]) for g in groups if g[0].run.kind == "student"))
+    columns = pairs_of(column_of(g[0]) for g in groups if g[0].run.kind == "student")
     cells, teachers = [], []
     for group in groups:
         homes = places(group[0], columns)
@@ -244,13 +253,20 @@ def protocol_names(options: Mapping[str, Any]) -> list[str]:
     return sorted(names.intersection(options) - {"seed", "dataset"})
 
 
+def pairs_of(columns: Iterable[Column]) -> list[Column]:
+    """Each column once; one without a teacher only where its student is in no pair."""
+    columns = list(dict.fromkeys(columns))
+    pairs = [column for column in columns if column.teacher]
+    return [c for c in columns if c in pairs or not any(map(c.has_student_of, pairs))]
+
+
 def places(trial: Trial, columns: Sequence[Column]) -> list[Column]:
-    """The columns that a run stands in: its own; of a network alone those of the same student.
+    """The columns that a run stands in: its own; without a teacher those of the same student.
 
     None where it is the teacher of one.
     """
     own = column_of(trial)
-    if trial.run.kind == "student":
+    if own.teacher:
         return [own]
     if homes := [column for column in columns if column.has_student_of(own)]:
         return homes

@@ -43,23 +43,25 @@ def made(tmp_path):
 
 
 def put(path, last, trial=1, typed=(), **others):
-    """A student whose `typed` flags were typed."""
-    new(path / f"run_{len(list(path.iterdir()))}", last, last + 1, trial, **{**KD, **others})
-    change(
-        path / f"run_{len(list(path.iterdir())) - 1}",
-        origin=dict.fromkeys(typed, "typed"),
-        classes=["a", "b"],
-    )
+    """A student whose `typed` flags were typed -> its folder."""
+    folder = path / f"run_{len(list(path.iterdir()))}"
+    new(folder, last, last + 1, trial, **{**KD, **others})
+    change(folder, origin=dict.fromkeys(typed, "typed"), classes=["a", "b"])
+    return folder
+
+
+def untaught(path, last, trial=1, kind="student", **others):
+    """A student without a teacher."""
+    file = put(path, last, trial, teacher={"sha256": ""}, **others) / "run.json"
+    summary = json.loads(file.read_text())
+    summary["experiment"]["kind"] = kind
+    del summary["teacher"]
+    file.write_text(json.dumps(summary))
 
 
 def alone(path, last, trial=1, **others):
-    """A student without a teacher."""
-    put(path, last, trial, teacher={"sha256": ""}, **others)
-    file = path / f"run_{len(list(path.iterdir())) - 1}" / "run.json"
-    summary = json.loads(file.read_text())
-    summary["experiment"]["kind"] = "teacher"
-    del summary["teacher"]
-    file.write_text(json.dumps(summary))
+    """A student that was trained by itself."""
+    untaught(path, last, trial, "teacher", **others)
 
 
 def test_trials_share_a_cell_and_another_protocol_never_does(tmp_path, made):
@@ -133,6 +135,30 @@ def test_the_student_alone_stands_beside_every_teacher_of_it(tmp_path, made):
     assert [table.cells["alone", c].rank for c in table.columns] == [2, 2]
 
 
+def test_a_method_without_a_teacher_stands_beside_every_teacher_of_its_student(tmp_path, made):
+    for trial in (1, 2):
+        put(tmp_path, 70.0 + trial, trial)
+        put(tmp_path, 75.0 + trial, trial, teacher={"model": "resnet56", "sha256": "b" * 64})
+        untaught(tmp_path, 66.0 + 2 * trial, trial, distill="tfkd")
+        untaught(tmp_path, 50.0, trial, distill="tfkd", epochs=40)  # of no pair
+        alone(tmp_path, 60.0, trial)
+    table = made()
+    assert [column.pair for column in table.columns] == [
+        "resnet32x4 → resnet8", "resnet56 → resnet8", "resnet8",
+    ]  # fmt: skip
+    cells = [table.cells["tfkd", column] for column in table.columns]
+    assert [cell.last.mean for cell in cells] == [69, 69, 50]
+    assert [cell.over_alone and cell.over_alone.mean for cell in cells] == [9, 9, None]
+    assert [cell.over_baseline and cell.over_baseline.mean for cell in cells] == [-2.5, -7.5, None]
+    for text in (markdown_of(table), latex_table(table)):
+        assert text.count("tfkd (no teacher)") == text.count("tfkd")
+        assert "kd (no teacher)" not in text.replace("tfkd", "")
+    lines = csv.DictReader(io.StringIO(csv_of(table, {})))
+    assert {(line["method"], line["has_teacher"]) for line in lines} == {
+        ("kd", "True"), ("tfkd", "False"), ("alone", "False"),
+    }  # fmt: skip
+
+
 def test_kd_is_the_baseline_or_what_is_named(tmp_path, made):
     put(tmp_path, 70.0)
     put(tmp_path, 71.0, typed=["logit_stand"], logit_stand=True)
@@ -171,15 +197,31 @@ def test_what_n_trials_can_show_is_said():
 
 
 @pytest.mark.parametrize(
-    ("difference", "expected"),
+    ("numbers", "expected"),
     [
-        (Difference(1.0, 0.5, 3), "[+0.50, +1.50]"),
-        (Difference(-4.95, 4.9491, 3), "[-9.899, -0.001]"),
-        (Difference(0.0, 0.0, 3), "[+0.00, +0.00]"),
+        ((1.0, 0.5, "+"), "[+0.50, +1.50]"),
+        ((-4.95, 4.9491, "+"), "[-9.899, -0.001]"),
+        ((0.0, 0.0, "+"), "[+0.00, +0.00]"),
+        ((71.0, 1.5), "[69.50, 72.50]"),
+        ((71.0, None), ""),
     ],
 )
-def test_an_interval_shows_on_which_side_of_0_it_ends(difference, expected):
-    assert interval(difference) == expected
+def test_an_interval_shows_on_which_side_of_0_it_ends(numbers, expected):
+    assert interval(*numbers) == expected
+
+
+def test_intervals_are_bounds_in_every_file(tmp_path, made):
+    for trial in (1, 2, 3):
+        put(tmp_path, 70.0 + trial, trial)
+        alone(tmp_path, 60.0, trial)
+    table = made()
+    half = table.cells["kd", table.columns[0]].half
+    bounds = [f"{72 - half:.2f}", f"{72 + half:.2f}"]
+    (line,) = (x for x in markdown_of(table).splitlines() if x.startswith("| kd | 3 "))
+    assert rf" \[{', '.join(bounds)}\] " in line
+    row = next(x for x in csv.DictReader(io.StringIO(csv_of(table, {}))) if x["method"] == "kd")
+    assert [f"{float(row[name]):.2f}" for name in ("last_low", "last_high")] == bounds
+    assert float(row["over_alone_high"]) - float(row["over_alone"]) == pytest.approx(half)
 
 
 def test_a_mean_rank_is_one_of_several_columns(tmp_path, made):
