@@ -13,7 +13,7 @@ from cli.training import is_finished, print_heading, run_folder, train
 from engine.device import prepare
 from engine.objective import LinearProbe, PooledOnce
 from engine.stage import main_stage
-from helper.files import sha256
+from runs import checkpoint
 
 
 def transfer_student(argv):
@@ -21,7 +21,7 @@ def transfer_student(argv):
     options = parse_transfer(argv)
     name, path = probed_network(options)
     setting = make_setting(options, name)
-    digest = sha256(path)
+    digest = checkpoint.digest(path)
     experiment = make_experiment("probe", setting, probe_title(setting, path, digest), digest)
     folder = run_folder(setting, experiment)
     if is_finished(folder, setting):

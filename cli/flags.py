@@ -81,7 +81,9 @@ class StartOptions:
         added=True,
     )  # fmt: skip
     init: str = option(
-        "", "start from the weights of a file: a checkpoint, a state dict, safetensors", added=True
+        "",
+        "start from the weights of a checkpoint, an exported folder, a state dict or safetensors",
+        added=True,
     )
 
 

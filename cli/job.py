@@ -27,10 +27,10 @@ from dataset import DATASETS
 from distiller_zoo.base import Setup
 from engine.recipe import make_schedule
 from helper.errors import UserError
-from helper.files import sha256
 from helper.options import Resolved
 from models.any import build, check_name, learning_rate
 from models.base import Classifier, Features
+from runs import checkpoint
 from runs.experiment import Experiment, plain
 from runs.folder import RunFolder
 from runs.stored import FINISHED
@@ -102,9 +102,9 @@ class Job:
         The images are not looked at: the command itself does.
         """
         source = self.source_now()
-        if source is None or (self.source and not source.is_file()):
+        if source is None or (self.source and not source.exists()):
             return None
-        digest = sha256(source) if self.source else ""
+        digest = checkpoint.digest(source) if self.source else ""
         return next((path for path in self.folders() if self._is_in(path, digest)), None)
 
     def folders(self) -> list[Path]:

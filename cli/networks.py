@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from cli.choice import StudentResolved
-from cli.setting import Setting, make_network
+from cli.setting import Setting
 from dataset import DATASETS
 from dataset.subset import AnySet
 from engine.distributed import local_main_process_first
 from helper import teachers
 from helper.errors import UserError
-from helper.files import sha256
 from helper.options import Resolved, words_in
 from models.base import Classifier
 from models.ensemble import Ensemble
@@ -87,7 +86,7 @@ def load_one(setting: Setting, name: str, path: Path) -> Trained:
     network.expect_statistics(own, (data.mean, data.std))
     if not options.any_teacher:
         check_same_data(path, known, setting)
-    return Trained(name, path, sha256(path), network, at_its_place(options))
+    return Trained(name, path, checkpoint.digest(path), network, at_its_place(options))
 
 
 def at_its_place(options: Resolved) -> bool:
@@ -158,9 +157,8 @@ def shorten(value: Any) -> str:
 
 def load_frozen(name: str, path: Path, data) -> Classifier:
     """A network with the weights of a checkpoint, in eval and never trained."""
-    network = make_network(name, data)
-    checkpoint.load_weights(network, path, f"{name} with {len(data.classes)} classes")
-    return network.eval().requires_grad_(False)
+    known_as = data.networks.get(name, name)
+    return checkpoint.read_network(known_as, path, len(data.classes), data.image_size)
 
 
 def probed_network(options: Resolved) -> tuple[str, Path]:
@@ -186,10 +184,12 @@ def as_trained(data: AnySet, path: str) -> AnySet:
     """
     known = checkpoint.data_of(path)
     if "classes" in known and list(known["classes"]) != list(data.classes):
+        named = {"dataset", "data"} & known.keys()
+        own = "without -d its own data set is taken, and --data_dir says where that lies"
+        advice = own if named else "-d and --data_dir say which data it is of"
         raise UserError(
             f"{path} was trained for {describe_classes(known['classes'])}, and {data.name} has "
-            f"{describe_classes(data.classes)}: without -d its own data set is taken, and "
-            "--data_dir says where that lies"
+            f"{describe_classes(data.classes)}: {advice}"
         )
     if known.get("image_size", data.image_size) != data.image_size:
         raise UserError(

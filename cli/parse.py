@@ -34,6 +34,7 @@ from engine.recipe import (
 from helper import config, teachers
 from helper.errors import UserError
 from helper.options import UNKNOWN, Parser, Resolved, resolve, words_in
+from models.any import check_name
 from runs import checkpoint
 
 COMMON = (ConfigOptions, DataOptions, FractionOptions, RecipeOptions, DeviceOptions, RunOptions)
@@ -41,6 +42,7 @@ NEEDS = {  # what has a meaning beside another option alone
     "val_seed": "val_fraction",
     **dict.fromkeys(("bank_type", "bank_batch", "bank_limit"), "teacher_bank"),
 }
+Layer = tuple[str, dict[str, Any]]  # what set some options, and to which values
 PROBE_RECIPE = {"epochs": 120, "lr_decay_epochs": (30, 60, 90)}
 
 
@@ -49,9 +51,13 @@ def parse_teacher(argv: Sequence[str]) -> Resolved:
     classes, typed = parse(
         (TeacherOptions, StartOptions, *COMMON), argv, "Train a network without a teacher."
     )
-    return with_usual(
-        lambda t: resolve(classes, data_layer(t, "model"), optimizer_layer(t), ("typed", t)), typed
-    )
+    start = start_layer(typed, "model")
+
+    def make(typed):
+        layers = data_layer(typed, "model"), start, optimizer_layer(typed), ("typed", typed)
+        return resolve(classes, *layers)
+
+    return with_usual(make, typed)
 
 
 def parse_transfer(argv: Sequence[str]) -> Resolved:
@@ -64,7 +70,7 @@ def parse_transfer(argv: Sequence[str]) -> Resolved:
         of = PROBE_RECIPE["epochs"]
         decays = in_proportion(PROBE_RECIPE["lr_decay_epochs"], of, typed.get("epochs", of))
         probe = {**PROBE_RECIPE, "lr_decay_epochs": decays}
-        if os.path.isfile(typed.get("path_s", "")) and not typed.get("model_s"):
+        if os.path.exists(typed.get("path_s", "")) and not typed.get("model_s"):
             probe["model_s"] = network_of(typed["path_s"], "--model_s")
         return resolve(classes, ("linear probe", probe), optimizer_layer(typed), ("typed", typed))
 
@@ -93,7 +99,7 @@ def parse_trained(argv: Sequence[str], own: type, about: str) -> Resolved:
     classes, typed = parse(general, [*argv, *([f"--dataset={trained_on}"] * use_it)], about)
     options = {"image_size": known.get("image_size"), **known.get("data_options", {})}
     layer = {}
-    if trained_on == typed.get("dataset", DataOptions.dataset):
+    if known and trained_on in (None, typed.get("dataset", DataOptions.dataset)):
         with config.in_file(ahead["ckpt"]):
             layer = read_said(data_set(typed).Options, options)
     return resolve(classes, ("checkpoint", layer), ("typed", typed))
@@ -109,20 +115,22 @@ def parse_student(argv: Sequence[str]) -> StudentResolved:
     classes, typed = parse(general, argv, about, students=True)
     typed = {name: value for name, value in typed.items() if value or name not in VIEWS}
     network_of = functools.cache(checkpoint.network_of)  # else the file is read for every flag
-    options = with_usual(lambda typed: resolve_student(classes, typed, network_of), typed)
+    start = start_layer(typed, "model_s")
+    options = with_usual(lambda typed: resolve_student(classes, typed, network_of, start), typed)
     check_objective(options)
     return options
 
 
 def resolve_student(
-    classes: Sequence[type], typed: Typed, network_of: Callable[[str, str], str]
+    classes: Sequence[type], typed: Typed, network_of: Callable[[str, str], str], start: Layer
 ) -> StudentResolved:
-    """Options of train_student.py, in layers."""
+    """Options of train_student.py, in layers; `start` is that of --init."""
     choice, name = choose(typed), typed.get("distill", StudentOptions.distill)
     method, recipe = choice.method, choice.method.recipe
     entry = data_set(typed)
     teacher = teacher_name(typed, network_of) if method.has_teacher else ""
-    student = typed.get("model_s", entry.student or StudentOptions.model_s)
+    by_default = start[1].get("model_s") or entry.student or StudentOptions.model_s
+    student = typed.get("model_s", by_default)
     dataset = typed.get("dataset", DataOptions.dataset)
     names = {network: name for name, network in entry.networks.items()}  # as papers call them
     networks = [names.get(network, network) for network in (teacher, student)]
@@ -138,7 +146,7 @@ def resolve_student(
     typed = {**typed, **{key: value for key, value in plain.items() if key in typed}}
     networks = {"model_t": teacher, "peer": student if method.mutual else ""}
     layers = [(f"recipe of {name}", {**vars(recipe), **networks}), data]
-    layers += [optimizer_layer(typed), ("pair", pair)]
+    layers += [start, optimizer_layer(typed), ("pair", pair)]
     layers += [(f"--{flag}", {key: value}) for key, (flag, value) in chosen.items()]
     set_by, view_of = {}, {}
     for view_name, view in choice.views.items():
@@ -217,7 +225,7 @@ def with_usual(make: Callable[[Typed], Resolved], typed: Typed) -> Resolved:
     return replace(options, usual={**of_set, **usual}, idle=idle)
 
 
-def data_layer(typed: Typed, trained: str) -> tuple[str, dict[str, Any]]:
+def data_layer(typed: Typed, trained: str) -> Layer:
     """What a data set has in the recipe's place; `trained` is the flag of the trained network."""
     entry = data_set(typed)
     layer = dict(entry.recipe(typed))
@@ -230,7 +238,18 @@ def data_layer(typed: Typed, trained: str) -> tuple[str, dict[str, Any]]:
     return f"recipe of {typed.get('dataset', DataOptions.dataset)}", layer
 
 
-def optimizer_layer(typed: Typed) -> tuple[str, dict[str, float]]:
+def start_layer(typed: Typed, trained: str) -> Layer:
+    """What --init says of the network, where `trained`, the flag of its name, is not typed."""
+    path, layer = typed.get("init", ""), {}
+    if os.path.exists(path) and trained not in typed and (name := checkpoint.model_name(path)):
+        checkpoint.check_installed(name, path, f"--{trained}")
+        with config.in_file(path):
+            check_name(data_set(typed).networks.get(name, name))
+        layer[trained] = name
+    return "--init", layer
+
+
+def optimizer_layer(typed: Typed) -> Layer:
     """What an optimizer has in the recipe's place, and fine-tuning with it."""
     name = typed.get("optimizer", RecipeOptions.optimizer)
     if typed.get("pretrained") or typed.get("init"):

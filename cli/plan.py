@@ -213,7 +213,7 @@ def find_teacher(name: str, block: Block) -> Job | str:
     given = block.teachers.get(name, "")
     if given == TRAIN or not (given or is_published(block.dataset, name)):
         return alone(name, 1, block.teacher_flags, block)
-    if given and not os.path.isfile(given):
+    if given and not os.path.exists(given):
         raise UserError(f"teachers: {name}: there is no file {given}")
     return given
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from engine.distributed import local_main_process_first
 from helper.errors import UserError
-from helper.files import sha256
 from helper.options import Resolved
 from models.base import Classifier, Statistics
 from models.pretrained import pretrained
@@ -57,10 +56,9 @@ def start_of(options: Resolved, network: str) -> Start | None:
 
 
 def start_from(path: Path) -> Start:
-    """The weights of a file; UserError where it holds none."""
-    checkpoint.check_file(path)
+    """The weights of a checkpoint or a file of weights; UserError where it holds none."""
     said = checkpoint.data_of(path)
     statistics = (said["mean"], said["std"]) if {"mean", "std"} <= said.keys() else None
     classes = tuple(said["classes"]) if "classes" in said else None
     read = lambda: checkpoint.weights_of(path)  # noqa: E731
-    return Start(sha256(path)[:12], str(path), read, statistics, classes)
+    return Start(checkpoint.digest(path)[:12], str(path), read, statistics, classes)

@@ -9,7 +9,7 @@ from deploy.network import Deployed
 
 
 def config_of(deployed: Deployed, normalised: bool, sha256: str) -> dict[str, Any]:
-    """config.json as timm's folders on the hub have it, and what `read_config` reads."""
+    """config.json as timm's folders on the hub have it, and what `runs.exported` reads."""
     size = deployed.image_size
     features = deployed.network.features(torch.zeros(2, 3, size, size))
     return {

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deploy.network import EXTRA, WEIGHTS, Deployed, Normalised
+from deploy.network import Deployed, Normalised
 from helper.errors import UserError
 from helper.extras import import_extra
 from helper.files import write_whole
+from runs.exported import WEIGHTS
 
 FORMATS = ("safetensors", "onnx", "torch_export")
 ONNX, PROGRAM = "model.onnx", "model.pt2"
@@ -27,7 +28,7 @@ Predict = Callable[[Tensor], Tensor]  # images (B, 3, S, S) -> logits (B, K), of
 
 def needed(name: str) -> Any:
     """A package of requirements-export.txt."""
-    return import_extra(name, EXTRA, "an export")
+    return import_extra(name, "requirements-export.txt", "an export")
 
 
 def write_safetensors(deployed: Deployed, folder: Path) -> None:

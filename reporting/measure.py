@@ -25,7 +25,7 @@ from dataset.subset import AnySet
 from engine.device import Numerics
 from engine.evaluate import count_by_class
 from helper.errors import UserError
-from helper.files import read_regular, sha256, write_whole
+from helper.files import read_regular, write_whole
 from models.base import Classifier
 from runs import checkpoint
 from runs.experiment import plain
@@ -78,7 +78,7 @@ class Network:
 
     @cached_property
     def sha256(self) -> str:
-        return sha256(self.path)
+        return checkpoint.digest(self.path)
 
     @cached_property
     def images(self) -> tuple[AnySet, str]:

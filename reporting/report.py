@@ -13,7 +13,7 @@ from cli.job import Job
 from cli.published import Published
 from engine.device import Numerics, pick_device
 from helper.errors import UserError, one_line
-from helper.files import sha256, write_whole
+from helper.files import write_whole
 from reporting import figures, page
 from reporting.export import column_names, csv_of, latex_table, markdown_of
 from reporting.figures import TEACHER, Colours, Point
@@ -30,6 +30,7 @@ from reporting.measure import (
 )
 from reporting.page import Picture, Section
 from reporting.table import Cell, Column, Table, make_table
+from runs import checkpoint
 from runs.results import Result
 from runs.table import Spread
 
@@ -134,8 +135,8 @@ def teacher_files(table: Table) -> dict[str, Path]:
     for path in dict.fromkeys([*said, *kept]):
         if wanted <= found.keys():
             break
-        if path.is_file():
-            found.setdefault(sha256(path), path)
+        if path.is_file() or checkpoint.is_exported(path):
+            found.setdefault(checkpoint.digest(path), path)
     return found
 
 

@@ -14,12 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from helper.config import in_file
 from helper.errors import UserError
 from helper.extras import import_extra
 from helper.files import sha256, write_whole
 from helper.forms import Form, are_channels, are_options, are_texts, is_count, is_text, wrong_in
 from models import MODELS
+from models.any import build
+from models.base import Classifier
 from models.projected import PREFIX
+from runs.exported import CONFIG, WEIGHTS, said_of
 
 # What RepDistiller-format files hold beside tensors and plain containers.
 HARMLESS = [argparse.Namespace, collections.OrderedDict, collections.defaultdict]
@@ -63,8 +67,13 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load(path: str | Path) -> Any:
-    """Read a checkpoint file onto the CPU; UserError where it is missing, broken or unsafe."""
+    """Read a checkpoint onto the CPU; UserError where it is missing, broken or unsafe.
+
+    It is a file, or a folder that tools/export.py wrote.
+    """
     path = Path(path)
+    if is_exported(path):
+        return {**said_of(path), "model": read_safetensors(exported_weights(path))}
     try:
         check_file(path)
     except OSError as error:
@@ -93,6 +102,30 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise broken(path) from None
 
 
+def is_exported(path: str | Path) -> bool:
+    """Whether it is a folder that tools/export.py wrote, to judge by what lies there."""
+    return os.path.exists(Path(path) / CONFIG)
+
+
+def exported_weights(folder: Path) -> Path:
+    """The file of weights in an exported folder; UserError where there is none."""
+    if not (path := folder / WEIGHTS).exists():
+        raise UserError(
+            f"{folder} has no {WEIGHTS}: export it with --format safetensors, or all, or give the "
+            "checkpoint"
+        )
+    check_file(path)
+    return path
+
+
+def digest(path: str | Path) -> str:
+    """sha256 of a checkpoint, in hex; of an exported folder, of what is read there."""
+    if not is_exported(path := Path(path)):
+        return sha256(path)
+    both = "".join(map(sha256, (path / CONFIG, exported_weights(path))))
+    return hashlib.sha256(both.encode()).hexdigest()
+
+
 def check_file(path: Path) -> None:
     """UserError unless there is a file, with the bytes that were written."""
     if not path.exists():
@@ -100,8 +133,10 @@ def check_file(path: Path) -> None:
     if path.is_dir():
         names = sorted(p.name for p in path.glob("*.pth"))
         found = [name for name in names if not name.startswith(("resume.", "memories_"))]
-        listed = f"one of its files: {', '.join(found)}" if found else "a .pth file; it holds none"
-        raise UserError(f"{path} is a folder: give {listed}")
+        listed = f"one of its files ({', '.join(found)})" if found else "a checkpoint"
+        raise UserError(
+            f"{path} is a folder without {CONFIG}: give {listed}, or one that tools/export.py wrote"
+        )
     if not path.is_file():
         raise UserError(f"{path} is no regular file: give the path of a .pth file")
     if not is_as_written(path):
@@ -169,6 +204,14 @@ def check_tensors(weights: Mapping[Any, Any], path: str | Path) -> None:
             )
         if not is_plain(value):
             raise UserError(f"{path} holds no plain numbers under {key}: save it as a dense tensor")
+
+
+def read_network(name: str, path: str | Path, classes: int, image_size: int) -> Classifier:
+    """The network called `name` with the weights of a checkpoint, in eval and never trained."""
+    with in_file(str(path)):
+        network = build(name, classes, image_size)
+    load_weights(network, path, f"{name} with {classes} classes")
+    return network.eval().requires_grad_(False)
 
 
 def load_weights(network: nn.Module, path: str | Path, name: str) -> None:
@@ -310,7 +353,7 @@ def data_of(path: str | Path) -> dict[str, Any]:
 
 def said_by(path: str | Path) -> dict[str, Any]:
     """What a checkpoint says of its network and its data; UserError where that cannot be."""
-    content = load(path)
+    content = said_of(Path(path)) if is_exported(path) else load(path)
     if not isinstance(content, dict) or all(isinstance(v, Tensor) for v in content.values()):
         return {}
     if wrong := wrong_in(content, SAID, complete=False):

@@ -26,7 +26,7 @@ from engine.device import prepare, start
 from engine.distributed import is_main_process, rank, world_size
 from engine.evaluate import count_by_class, evaluate
 from helper.errors import UserError
-from helper.files import check_output, sha256, write_json
+from helper.files import check_output, write_json
 from runs import checkpoint
 from runs.logs import balanced_beside
 
@@ -57,7 +57,7 @@ def evaluate_checkpoint(argv: Sequence[str]) -> dict[str, Any]:
     numbers = {
         "model": name,
         "checkpoint": options.ckpt,
-        "sha256": sha256(options.ckpt),
+        "sha256": checkpoint.digest(options.ckpt),
         "data": data.name,
         "image_size": data.image_size,
         "mean": data.mean,

@@ -30,10 +30,12 @@ from dataset.subset import AnySet
 from deploy.card import card_of, config_of
 from deploy.check import compare
 from deploy.formats import FORMATS, ONNX, PROGRAM, write_onnx, write_program, write_safetensors
-from deploy.network import CONFIG, WEIGHTS, Deployed, Normalised, read_config, read_deployed
+from deploy.network import Deployed, Normalised, read_deployed
 from helper.errors import UserError
-from helper.files import check_writable, sha256, write_json, write_whole
+from helper.files import check_writable, write_json, write_whole
 from helper.options import Resolved, count, option
+from runs import checkpoint
+from runs.exported import CONFIG, WEIGHTS, read_config
 from runs.stored import read_summary
 
 BATCH = 64
@@ -65,7 +67,7 @@ def export(argv: Sequence[str]) -> None:
     folder = Path(options.out) if options.out else path.parent / "exported"
     check_writable(folder, "--out")
     folder.mkdir(parents=True, exist_ok=True)
-    config = config_of(deployed, options.normalize, sha256(path))
+    config = config_of(deployed, options.normalize, checkpoint.digest(path))
     clear_of_others(folder, config, options.overwrite)
     kinds = FORMATS if options.format == "all" else (options.format,)
     written, agree = [], True

@@ -141,7 +141,7 @@ LINES = [
     (f"train_teacher --model MobileNetV1 {FAKE} --batch_size 1", "batch size 1 leaves a last"),
     # checkpoints
     (f"{STUDENT} --path_t nowhere.pth", "no checkpoint nowhere.pth"),
-    (f"{STUDENT} --path_t empty", "empty is a folder: give a .pth file; it holds none"),
+    (f"{STUDENT} --path_t empty", "empty is a folder without config.json: give a"),
     (f"{STUDENT} --path_t text.pth", "text.pth is no checkpoint, or a damaged one"),
     (f"{STUDENT} --path_t void.pth", r"void.pth is no checkpoint.*\(0 bytes\)"),
     (f"{STUDENT} --path_t cut.pth", "cut.pth is no checkpoint, or a damaged one"),
@@ -187,7 +187,7 @@ LINES = [
         "timm has no weights of botnet50ts_256|needs the timm package",
     ),
     (f"{TEACHER} --init nowhere.pth", "no checkpoint nowhere.pth"),
-    (f"{TEACHER} --init empty", "empty is a folder: give a .pth file; it holds none"),
+    (f"{TEACHER} --init empty", "empty is a folder without config.json: give a"),
     (f"{TEACHER} --init text.pth", "text.pth is no checkpoint, or a damaged one"),
     (f"{TEACHER} --init code.pth", "code.pth would run code when loaded .*refused"),
     (f"{TEACHER} --init numbers.pth", "numbers.pth holds no weights"),

@@ -177,7 +177,7 @@ def test_predictions_of_files_and_folders(trained, tmp_path, capsys):
         ("predict", "net.pth gone.png", "gone.png"),
         ("predict", "net.pth empty", "no images in empty"),
         ("predict", "net.pth net.pth", "net.pth is no readable image"),
-        ("predict", "empty photos", "empty/config.json cannot be read"),
+        ("predict", "empty photos", "empty is a folder without config.json: give a"),
         ("predict", "bad photos", "bad/config.json is broken (it is no JSON"),
         ("predict", "code photos", "os:getcwd, a function of somebody's module"),
     ],
