@@ -99,7 +99,10 @@ class Setting:
         """The batches of every split; with a `strong` view of each training image as well."""
         options, device = self.options, self.numerics.device
         aug = {"aug": options.aug, "randaugment": options.randaugment, "strong": strong}
-        how = Loading(self.seed, device, rank(), world_size(), options.num_workers, **aug)
+        balanced = options.balance == "sampler"
+        how = Loading(
+            self.seed, device, rank(), world_size(), options.num_workers, **aug, balanced=balanced
+        )
         streamed = isinstance(self.data, StreamedSet)
         test_size = options.batch_size if streamed else TEST_BATCH[device.type]
         train = make_loader(self.data, "train", options.batch_size, how)

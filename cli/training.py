@@ -266,9 +266,10 @@ def describe_optimizer(options: RecipeOptions) -> str:
 
 
 def describe_labels(options: Resolved) -> str:
-    """What cross-entropy makes of labels, behind a comma; empty where they are as they are."""
+    """What is made of labels, behind a comma; empty where they are as they are."""
     smoothing = f", label smoothing {options.label_smoothing:g}" if options.label_smoothing else ""
-    return smoothing + (", classes weigh alike" if options.balance == "loss" else "")
+    classes = {"off": "", "loss": ", classes weigh alike", "sampler": ", classes drawn alike"}
+    return smoothing + classes[options.balance]
 
 
 def describe_network(name: str, network: Classifier) -> str:

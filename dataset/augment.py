@@ -15,9 +15,10 @@ from torch import Tensor
 AUGMENTATION_VERSION = 1
 MASK = 0xFFFFFFFF
 GOLDEN = 0x9E3779B9  # 2**32 / golden ratio: keeps the hash of zeros away from zero
-# Purposes of `draw`, each with a random sequence of its own. `stream` has 4, `subset` 5 and 6,
+# Purposes of `draw`, each with a random sequence of its own. `stream` has 4, `subset` 5 and 6;
 # `autoaugment` those from 100 and `randaugment` those from 200 on.
 ORDER, TOP, LEFT, FLIP = range(4)
+ONE_MORE, PLACE = 7, 8
 STRONG = 1 << 16  # added to a purpose: of the second, strongly augmented view of an image
 
 
@@ -59,6 +60,27 @@ def without_waiting(x: Tensor, device: torch.device) -> Tensor:
 def permutation(seed: int, epoch: int, n: int) -> Tensor:
     """The shuffled order of the samples in an epoch: (N,) int64, a permutation of 0..n-1."""
     return draw(seed, epoch, ORDER, torch.arange(n)).argsort(stable=True)
+
+
+def members_by_class(order: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    """Samples in some order (N,), labels (N,) -> those of each class, in that order."""
+    grouped = order[labels[order].argsort(stable=True)]
+    return grouped.split(labels.bincount().tolist())
+
+
+def balanced_order(seed: int, epoch: int, labels: Tensor) -> Tensor:
+    """N draws from N samples in which each class that there is comes alike often, but for one draw.
+
+    labels: (N,) on the CPU -> (N,) int64. The samples of a class are drawn alike often as well, but
+    for one draw: of a large class not all of them, those of a small one again and again.
+    """
+    n = len(labels)
+    classes = [few for few in members_by_class(permutation(seed, epoch, n), labels) if len(few)]
+    draws, left = divmod(n, len(classes))
+    rank = draw(seed, epoch, ONE_MORE, torch.arange(len(classes))).argsort().argsort().tolist()
+    counts = [draws + (place < left) for place in rank]
+    drawn = [few.repeat(-(-m // len(few)))[:m] for few, m in zip(classes, counts)]
+    return torch.cat(drawn)[draw(seed, epoch, PLACE, torch.arange(n)).argsort(stable=True)]
 
 
 def choose_views(

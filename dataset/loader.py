@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from dataset.augment import (
     STRONG,
     Views,
+    balanced_order,
     choose_views,
     count_views,
     crop_and_flip,
@@ -49,6 +51,14 @@ class Loading:
     aug: bool = False  # AutoAugment behind crop and flip of training images
     randaugment: bool = False  # RandAugment there
     strong: bool = False  # a second view of each: another crop and flip, RandAugment behind them
+    balanced: bool = False  # training images of each class alike often
+
+
+def epoch_order(how: Loading, epoch: int, labels: Tensor) -> Tensor:
+    """The training samples of an epoch in order: labels (N,) on the CPU -> (N,) int64"""
+    if how.balanced:
+        return balanced_order(how.seed, epoch, labels)
+    return permutation(how.seed, epoch, len(labels))
 
 
 class Loader:
@@ -56,7 +66,8 @@ class Loader:
 
     `batch_size` counts the images of all ranks together; each rank yields its own contiguous share
     of the images of every batch, and the labels and indices of all. Shares differ by at most one
-    image. The last batch may be smaller. A rank's share of a test batch can be empty.
+    image. The last batch may be smaller. A rank's share of a test batch can be empty. A sample that
+    comes several times in a `balanced` epoch shows one view, and a teacher's row of it is one.
     AutoAugment's policy is CIFAR's, RandAugment is that of two operations of magnitude 10.
     Raises UserError if a training batch has fewer images than there are ranks, ValueError if the
     data set is not as `dataset.base` describes it.
@@ -88,6 +99,7 @@ class Loader:
         images, about = chosen.images.contiguous(), f"{split} split of {data.name}"
         self.images = place(images, torch.device(how.device), about if rank == 0 else "")
         self.labels = chosen.labels.to(how.device)  # (N,)
+        self._order = partial(epoch_order, how, labels=chosen.labels.cpu())
         self._batch_size = batch_size
         self._shares = rank_shares(len(self.labels), batch_size, rank, ranks)
         self._scale, self._shift = scale_and_shift(data.mean, data.std, how.device)  # (3, 1, 1)
@@ -101,7 +113,7 @@ class Loader:
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch: shuffled and augmented, or another split as it is."""
         n, device = len(self.labels), self.labels.device
-        order = permutation(self.seed, epoch, n) if self.training else torch.arange(n)
+        order = self._order(epoch) if self.training else torch.arange(n)
         own_cpu = torch.cat([order[lo:hi] for lo, hi in self._shares])  # samples of this rank
         sizes = [hi - lo for lo, hi in self._shares]
         capacity = max(*sizes, CHUNK_BYTES // self.images[0].numel())

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dataset.augment import STRONG, draw, normalise, permutation, scale_and_shift
+from dataset.augment import STRONG, draw, normalise, scale_and_shift
 from dataset.base import Batch
 from dataset.folder import cpu_count, open_image, resize_and_center_crop
 from dataset.layout import Files
-from dataset.loader import Loading, check_smallest_batch, rank_shares
+from dataset.loader import Loading, check_smallest_batch, epoch_order, rank_shares
 from helper.errors import UserError
 
 CROP = 4  # purpose of `draw`, after those of dataset.augment
@@ -77,7 +77,8 @@ class StreamLoader:
         self.split, self.training = split, split == "train"
         self.strong = how.strong and self.training
         self.seed, self.skip = how.seed, data.skip_corrupt
-        self.labels = torch.tensor(files.labels).to(how.device)  # (N,)
+        labels = torch.tensor(files.labels)  # (N,)
+        self.labels, self._order = labels.to(how.device), partial(epoch_order, how, labels=labels)
         self._batch_size = batch_size
         if self.training:
             check_smallest_batch(len(files.paths), batch_size, how.ranks)
@@ -103,7 +104,7 @@ class StreamLoader:
     def batches(self, epoch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch: shuffled and augmented, or another split as it is."""
         n, device, skipped = len(self.labels), self.labels.device, 0
-        order = permutation(self.seed, epoch, n) if self.training else torch.arange(n)
+        order = self._order(epoch) if self.training else torch.arange(n)
         self._sampler.epoch, self._sampler.order = epoch, order
         indices = order.to(device).split(self._batch_size)
         for (pixels, readable, problems), index in zip(self._batches, indices, strict=True):

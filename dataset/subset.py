@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dataset.augment import draw
+from dataset.augment import draw, members_by_class
 from dataset.base import DataSet, Split
 from dataset.layout import Files
 from dataset.stream import StreamedSet
@@ -69,10 +69,6 @@ def part_of(split: Split | Files, kept: Tensor) -> Split | Files:
 def stratified(labels: Tensor, fraction: float, seed: int, purpose: int = SUBSET) -> Tensor:
     """Which samples are kept: labels (N,) -> sorted indices (M,), int64."""
     shuffled = draw(seed, 0, purpose, torch.arange(len(labels))).argsort(stable=True)
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    sizes = labels.bincount().tolist()  # (K,)
-    kept = [
-        members[: max(1, round(fraction * size))]
-        for members, size in zip(by_class.split(sizes), sizes)
-    ]
+    by_class = members_by_class(shuffled, labels)
+    kept = [members[: max(1, round(fraction * len(members)))] for members in by_class]
     return torch.cat(kept).sort().values

@@ -75,8 +75,9 @@ class RecipeOptions:
         parse=share_below_1, added=True,
     )  # fmt: skip
     balance: str = option(
-        "off", "loss: in cross-entropy each class counts alike, however many images it has",
-        choices=("off", "loss"), added=True,
+        "off", "for classes of different sizes: each counts alike in cross-entropy (loss), or is "
+        "drawn alike often, images of small ones several times an epoch (sampler)",
+        choices=("off", "loss", "sampler"), added=True,
     )  # fmt: skip
     aug: bool = option(False, "AutoAugment behind crop and flip (Cubuk et al., CVPR 2019)")
     randaugment: bool = option(

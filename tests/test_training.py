@@ -338,17 +338,20 @@ def test_labels_are_smoothed_and_classes_weighed():
     assert torch.equal(plain(logits, labels), nn.functional.cross_entropy(logits, labels))
 
 
-def test_smoothing_and_balance_reach_every_kind_of_training(run, tmp_path, capsys):
-    how = "--label_smoothing 0.2 --balance loss"
+@pytest.mark.parametrize(
+    ("balance", "says"), [("loss", "classes weigh alike"), ("sampler", "classes drawn alike")]
+)
+def test_smoothing_and_balance_reach_every_kind_of_training(balance, says, run, tmp_path, capsys):
+    how = f"--label_smoothing 0.2 --balance {balance}"
     losses = {}
     for name, line in (("plain", ALONE), ("other", f"{ALONE} {how}")):
         run(f"{line} --save_dir {name}")
         metrics = only(tmp_path / name / "models") / "metrics.jsonl"
         losses[name] = json.loads(metrics.read_text().splitlines()[0])["train_ce"]
     assert losses["plain"] != losses["other"]
-    assert "label smoothing 0.2, classes weigh alike" in capsys.readouterr().out
+    assert f"label smoothing 0.2, {says}" in capsys.readouterr().out
     folder = only(tmp_path / "other" / "models")
-    assert "_label_smoothing_0.2_balance_loss_" in folder.name
+    assert f"_label_smoothing_0.2_balance_{balance}_" in folder.name
 
 
 def test_evaluating_changes_nothing():

@@ -60,7 +60,7 @@ LINES = [
     (f"{STUDENT} --methods_dir {'x' * 300}.py", "there are no .py files"),
     (f"{STUDENT} -r 0 -a 0 -b 0", "all 0: there is nothing to train on"),
     (f"{TEACHER} --aug --randaugment", "--aug and --randaugment: give one of them"),
-    (f"{TEACHER} --balance sampler", "invalid choice: 'sampler'"),
+    (f"{TEACHER} --balance both", "invalid choice: 'both'"),
     (f"{TEACHER} --label_smoothing 1", "argument --label_smoothing.*: 1 is not below 1"),
     (f"{TEACHER} --resume --overwrite", "--resume and --overwrite contradict each other"),
     (f"{TEACHER} --distill kd", "unknown argument --distill"),

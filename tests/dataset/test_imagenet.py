@@ -12,7 +12,7 @@ from PIL import Image
 
 from cli import parse
 from dataset import DATASETS
-from dataset.augment import STRONG, draw
+from dataset.augment import STRONG, balanced_order, draw
 from dataset.folder import DECODING_VERSION, open_image, resize_and_center_crop
 from dataset.imagenet import MEAN, STD
 from dataset.loader import Loading
@@ -135,6 +135,18 @@ def test_a_strong_view_is_read_beside_the_weak_one(root):
         assert not torch.equal(*b.views)
         assert torch.equal(b.images, c.images)
     assert len(batches(data, "test", strong=True)[0].views) == 1
+
+
+def test_a_balanced_epoch_is_that_of_images_in_memory(root):
+    data = load(root)
+    few = data.train._replace(paths=data.train.paths[:6], labels=data.train.labels[:6])
+    shown = batches(replace(data, train=few), balanced=True)
+    index = torch.cat([batch.index for batch in shown])
+    assert torch.equal(index, balanced_order(3, 1, torch.tensor(few.labels)))
+    images = torch.cat([batch.images for batch in shown])
+    twice = (index == index[:, None]).triu(1).nonzero()
+    assert len(twice) == 1
+    assert torch.equal(*images[twice[0]])  # one view an epoch
 
 
 def test_processes_together_read_the_batches_of_one(root):

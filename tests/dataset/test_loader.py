@@ -1,5 +1,7 @@
 """The loader against torchvision's pipeline, and its randomness against itself."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -8,6 +10,7 @@ from dataset.augment import (
     AUGMENTATION_VERSION,
     STRONG,
     Views,
+    balanced_order,
     choose_views,
     crop_and_flip,
     draw,
@@ -141,6 +144,47 @@ def test_ranks_together_see_the_batches_of_one(ranks, split):
         for part in parts:  # every rank knows whose the others' are
             assert torch.equal(part.labels, whole.labels)
             assert torch.equal(part.index, whole.index)
+
+
+def uneven(sizes=(3, 40, 0, 158)):
+    """Classes of these sizes, in random order."""
+    data = make(sum(sizes), classes=len(sizes))
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    labels = labels[permutation(9, 9, len(labels))]
+    return replace(data, train=Split(data.train.images, labels))
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_balanced_epoch_draws_each_class_alike(ranks):
+    data = uneven()
+    hows = [Loading(1, "cpu", rank, ranks, balanced=True) for rank in range(ranks)]
+    parts = [list(Loader(data, "train", 67, how).batches(2)) for how in hows]
+    labels, index = (torch.cat([batch[i] for batch in parts[0]]) for i in (1, 2))
+    assert all(torch.equal(a.index, b.index) for some in parts for a, b in zip(some, parts[0]))
+    assert torch.equal(labels, data.train.labels[index])
+    assert sorted(labels.bincount(minlength=4).tolist()) == [0, 67, 67, 67]
+    drawn = index.bincount(minlength=201)  # of each sample
+    assert [sorted(set(drawn[data.train.labels == k].tolist())) for k in (0, 1, 3)] == [
+        [22, 23], [1, 2], [0, 1]
+    ]  # fmt: skip
+    assert labels[:100].bincount().max() < 50  # no class comes first
+    images = torch.cat([torch.cat([part.images for part in step]) for step in zip(*parts)])
+    views = choose_views(1, 2, index, 2, True)
+    pixels = data.train.images[index]
+    shown = crop_and_flip(pixels, views, new_canvas(pixels, 201, 2))
+    assert torch.equal(images, normalise(shown, *scale_and_shift(data.mean, data.std, "cpu")))
+
+
+def test_a_balanced_epoch_follows_from_seed_and_epoch():
+    labels = uneven((3, 40, 0, 159)).train.labels
+    first = balanced_order(1, 2, labels)
+    assert torch.equal(balanced_order(1, 2, labels), first)
+    assert labels[first].bincount().sort().values.tolist() == [0, 67, 67, 68]
+    for other in (balanced_order(2, 2, labels), balanced_order(1, 3, labels)):
+        assert not torch.equal(other, first)
+        assert set(other[labels[other] == 3].tolist()) != set(first[labels[first] == 3].tolist())
+    one_more = {balanced_order(1, e, labels).tolist().count(0) for e in range(20)}
+    assert len(one_more) > 1  # the same class is not always the one that comes once more
 
 
 @pytest.mark.parametrize("ranks", [1, 3])

@@ -253,6 +253,18 @@ def test_views_have_numbers(data, padding, flip):
         assert torch.equal(batch.images, shown[batch.index])
 
 
+def test_samples_that_come_several_times_have_their_rows(tmp_path, data, network):
+    split = replace(data.train, labels=(torch.arange(40) > 3).long())
+    data = replace(data, train=split, classes=data.classes[:2])
+    train = Loader(data, "train", 16, Loading(1, balanced=True))
+    teacher, live = banked(tmp_path, network, train), LiveTeacher(network, NUMERICS)
+    teacher.begin_epoch(1)
+    for batch in train.batches(1):
+        assert len(batch.index.unique()) < len(batch.index)
+        got, wanted = teacher.features(batch).logits, live.features(batch).logits
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_autoaugmented_views_are_computed_and_not_kept(tmp_path, data, network):
     train = loader(data, aug=True)
     teacher, live = banked(tmp_path, network, train), LiveTeacher(network, NUMERICS)

@@ -165,7 +165,11 @@ def test_large_memories_and_what_else_is_resumed_are_of_one_epoch(run, tmp_path,
 
 @pytest.mark.parametrize(
     "recipe",
-    ["--optimizer adamw --schedule cosine", "--init teacher.pth --ema 0.9 --backbone_rate 0.01"],
+    [
+        "--optimizer adamw --schedule cosine",
+        "--init teacher.pth --ema 0.9 --backbone_rate 0.01",
+        "--balance sampler --train_fraction 0.9 --distill crd --nce_k 8 -b 0.8",
+    ],
 )
 def test_every_recipe_is_resumed_with_the_same_bits(recipe, run, tmp_path, monkeypatch):
     teacher_in(tmp_path)
