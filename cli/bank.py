@@ -38,6 +38,8 @@ def make_teacher(
     reads = rows_read(terms)
     if isinstance(train, StreamLoader):
         reads = "images that are read from disk have views without number"
+    if options.mixup:
+        reads = "mixtures of --mixup are without number"
     if train.strong:
         reads = "strongly augmented views are without number"
     if isinstance(reads, RowsRead) and not train.aug:

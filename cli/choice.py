@@ -108,6 +108,8 @@ def check_objective(options: StudentResolved) -> None:
         raise UserError("-r, -a and -b are all 0: there is nothing to train on")
     if options.dot:
         check_dot(options)
+    if options.mixup:
+        check_mixup(options)
     idle = [n for n in ("warmup", "init_epochs") if n in choice.without_effect(options)]
     if typed := [name for name in idle if options.origin[name] == "typed"]:
         why = {"warmup": "its weight is 0; -b sets it", "init_epochs": "it has no first stage"}
@@ -166,6 +168,19 @@ def check_dot(options: StudentResolved) -> None:
     if options.amp == "fp16":
         raise UserError(
             "--dot takes two gradients a step, and --amp fp16 scales one: give --amp bf16"
+        )
+
+
+def check_mixup(options: StudentResolved) -> None:
+    """UserError where something that reads the label or the number of a sample is shown two."""
+    choice = options.choice
+    found = [f"--{n}" for n in choice.views_with_effect(options) if choice.views[n].reads_samples]
+    found += [options.distill] if options.beta and choice.method.reads_samples else []
+    if found:
+        able = [n for n in METHODS if not METHODS[n].reads_samples]
+        raise UserError(
+            f"--mixup shows two images in one, and {found[0]} reads the label or the number of a "
+            f"sample: leave one of them out; of the methods these read neither: {', '.join(able)}"
         )
 
 

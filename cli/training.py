@@ -93,7 +93,10 @@ def train(
     student = next(stage for stage in stages if stage).task.student
     for stage in filter(None, stages):
         check_last_batch(stage.task, setting)
-    stages[-1].task.cross_entropy = make_cross_entropy(
+    task = stages[-1].task
+    if options.mixup:
+        task.mix_images(options.mixup)
+    task.cross_entropy = make_cross_entropy(
         loaders.train.labels,
         len(setting.data.classes),
         options.label_smoothing,
@@ -101,17 +104,16 @@ def train(
     )
     with held(folder, setting) as state:
         everything = {**run_facts(setting, student), **facts}
-        if others := facts_of_others(stages[-1].task):
+        if others := facts_of_others(task):
             everything["others"] = others
         device, gpu = setting.numerics.describe(), setting.numerics.gpu
         began = provenance(device, gpu, rounding_of(options.values), world_size())
         run = Run(folder, setting.model, everything, state, is_main_process())
         run.start(began, options.wandb, options.tb_freq)
         if not state:
-            stages[-1].task.prepare(setting.images_as_they_are())
+            task.prepare(setting.images_as_they_are())
         for stage in filter(None, stages):
             fit(stage, loaders.train, loaders.measured, run, options.print_freq)
-        task = stages[-1].task
         run.finish({} if loaders.val is None else test_kept(task, loaders.test, run))
 
 
@@ -269,7 +271,8 @@ def describe_labels(options: Resolved) -> str:
     """What is made of labels, behind a comma; empty where they are as they are."""
     smoothing = f", label smoothing {options.label_smoothing:g}" if options.label_smoothing else ""
     classes = {"off": "", "loss": ", classes weigh alike", "sampler": ", classes drawn alike"}
-    return smoothing + classes[options.balance]
+    mixup = f", mixup {options.mixup:g}" if options.mixup else ""
+    return smoothing + classes[options.balance] + mixup
 
 
 def describe_network(name: str, network: Classifier) -> str:

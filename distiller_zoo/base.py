@@ -49,6 +49,7 @@ class View(nn.Module):
     wrapper: ClassVar["type[Distiller] | None"] = None
     # What it reads of the features beside logits, as arguments of `Features.region_logits`.
     regions: Regions | None = None
+    reads_samples: ClassVar[bool] = False  # as `Distiller.reads_samples`
 
     @dataclass(frozen=True)
     class Options:
@@ -120,6 +121,8 @@ class Distiller(nn.Module):
     # Whether a second student is trained with the first, each with this objective, and the other's
     # features in the place of a teacher's. Both are evaluated and kept.
     mutual: ClassVar[bool] = False
+    # Whether its losses read labels or numbers of samples. A mixture of --mixup has two of each.
+    reads_samples: ClassVar[bool] = False
     only_first_stage: ClassVar[bool] = False  # whether its loss behind that is zero
     # Whether its losses read nothing on the host, so that a step with them can be captured.
     capturable: ClassVar[bool] = True

@@ -39,6 +39,7 @@ class CRD(Distiller):
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=0.8)
     reads = frozenset({"pooled"})
+    reads_samples = True
 
     @dataclass(frozen=True)
     class Options(MemoryOptions):

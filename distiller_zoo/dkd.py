@@ -61,6 +61,7 @@ class DKD(LogitDistiller):
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0, warmup=20)
+    reads_samples = True
     one_temperature = True
 
     @dataclass(frozen=True)

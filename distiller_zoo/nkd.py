@@ -26,6 +26,7 @@ class NKD(LogitDistiller):
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0, warmup=20)
     temperature = "nkd_T"
+    reads_samples = True
 
     @dataclass(frozen=True)
     class Options:

@@ -26,6 +26,7 @@ class PSKD(Distiller):
     recipe = Recipe(gamma=0.0, alpha=0.0, beta=1.0)
     reads = frozenset({"logits"})
     has_teacher = False
+    reads_samples = True
 
     @dataclass(frozen=True)
     class Options:

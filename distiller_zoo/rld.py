@@ -22,6 +22,7 @@ class RLD(LogitDistiller):
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0, warmup=20)
+    reads_samples = True
 
     @dataclass(frozen=True)
     class Options:

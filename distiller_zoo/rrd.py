@@ -29,6 +29,7 @@ class RRD(Distiller):
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0)
     reads = frozenset({"pooled"})
+    reads_samples = True
 
     @dataclass(frozen=True)
     class Options(MemoryOptions):

@@ -27,6 +27,7 @@ class TfKD(Distiller):
     recipe = Recipe(gamma=0.9, alpha=0.0, beta=0.1)
     reads = frozenset({"logits"})
     has_teacher = False
+    reads_samples = True
 
     @dataclass(frozen=True)
     class Options:

@@ -50,6 +50,7 @@ class ScaleDecoupling(View):
     """
 
     order = 1
+    reads_samples = True
 
     @dataclass(frozen=True)
     class Options:

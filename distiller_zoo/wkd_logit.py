@@ -44,6 +44,7 @@ class WKDLogit(LogitDistiller):
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0)
     temperature = "wkd_T"
+    reads_samples = True
 
     @dataclass(frozen=True)
     class Options:

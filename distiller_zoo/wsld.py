@@ -25,6 +25,7 @@ class WSLD(LogitDistiller):
     """
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=2.5)
+    reads_samples = True
 
     @dataclass(frozen=True)
     class Options:

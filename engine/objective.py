@@ -17,6 +17,7 @@ from distiller_zoo.base import Distiller, Recipe
 from engine.device import Numerics
 from engine.distributed import gather_batch
 from engine.features import of_whole_batch
+from engine.mixup import draw_pairs, mix
 from engine.teacher import Teacher, batch_norms
 from helper.errors import UserError
 from models.base import Classifier, Features, he_init
@@ -24,6 +25,9 @@ from models.base import Classifier, Features, he_init
 LARGE = 10**8  # bytes of a buffer too large to be written every epoch; CIFAR's memories have 26 MB
 PROBE_STD = 0.01  # of the weights of a linear probe at its start
 PROBE_VERSION = 2  # of how a probe is trained; raise it when its numbers change
+
+
+CrossEntropy = Callable[[Tensor, Tensor], Tensor]  # logits (B, K), labels (B,) -> scalar
 
 
 class Output(NamedTuple):
@@ -38,13 +42,15 @@ class Output(NamedTuple):
 class Task(nn.Module):
     """A student in training. `forward` gives the losses of one batch of it."""
 
-    generator: torch.Generator | None = None  # of the losses, alike on all processes
+    # Of the losses and of mixup, alike on all processes.
+    generator: torch.Generator | None = None
     capturable = True  # whether a step of it reads nothing on the host: `engine.graph`
 
     def __init__(self, student: Classifier, numerics: Numerics):
         super().__init__()
         self.student, self.numerics = numerics.place(student, "student"), numerics
-        self.cross_entropy: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy  # on labels
+        self.cross_entropy: CrossEntropy = F.cross_entropy  # on labels
+        self.mixup = 0.0  # alpha of mixup, where images are mixed
         self.run_student = numerics.compiled(student.features)
 
     def forward(self, batch: Batch) -> Output:
@@ -77,6 +83,25 @@ class Task(nn.Module):
         with self.numerics.autocast():
             return self.run_student(self.numerics.images(images, "student")).logits.float()
 
+    def mix_images(self, alpha: float) -> None:
+        """Train on mixtures of images from now on: mixup with this alpha."""
+        self.mixup = alpha
+        self.generator = self.generator or torch.Generator(self.numerics.device)
+
+    def mixed(self, batch: Batch) -> tuple[Batch, CrossEntropy]:
+        """What is trained on, and its cross-entropy: with mixup on the labels of both images."""
+        if not self.mixup:
+            return batch, self.cross_entropy
+        order, share = draw_pairs(self.mixup, batch.labels, self.generator)
+        views = [mix(view, order, share) for view in batch.views]
+
+        def cross_entropy(logits, labels):
+            own, others = (self.cross_entropy(logits, x) for x in (labels, labels[order]))
+            return share * own + (1 - share) * others
+
+        images = torch.stack(views) if len(views) > 1 else views[0]
+        return batch._replace(images=images), cross_entropy
+
     def student_features(self, batch: Batch) -> Features:
         """The student's features of the whole batch, in float32."""
         with self.numerics.autocast():
@@ -106,8 +131,9 @@ class Supervised(Task):
     """A network and cross-entropy."""
 
     def forward(self, batch):
+        batch, cross_entropy = self.mixed(batch)
         logits = gather_batch(self.predict(batch.images), len(batch.labels))
-        loss = self.cross_entropy(logits, batch.labels)
+        loss = cross_entropy(logits, batch.labels)
         return Output(loss, {"ce": loss}, logits)
 
 
@@ -167,14 +193,21 @@ class Distillation(Task):
         return self.student_features(batch), self.teacher.features(batch)
 
     def forward(self, batch):
-        return self.output(*self.features(batch), batch)
+        batch, cross_entropy = self.mixed(batch)
+        return self.output(*self.features(batch), batch, cross_entropy)
 
-    def output(self, student: Features, teacher: Features | None, batch: Batch) -> Output:
+    def output(
+        self,
+        student: Features,
+        teacher: Features | None,
+        batch: Batch,
+        cross_entropy: CrossEntropy,
+    ) -> Output:
         """The losses of what the networks show of a batch."""
         weights = term_weights(self.recipe, self.name, self.ramp if self.recipe.warmup else 1.0)
         terms = {}
         if "ce" in weights:
-            terms["ce"] = mean(self.cross_entropy(s.logits, batch.labels) for s in student.views)
+            terms["ce"] = mean(cross_entropy(s.logits, batch.labels) for s in student.views)
         if "kd" in weights:
             pairs = zip(student.views, teacher.views, strict=True)
             terms["kd"] = mean(self.kd(s, t, batch) for s, t in pairs)
@@ -219,8 +252,11 @@ class Mutual(Distillation):
         return self.student_features(batch), self.peer.student_features(batch)
 
     def forward(self, batch):
+        batch, cross_entropy = self.mixed(batch)
         first, second = self.features(batch)
-        own, others = self.output(first, second, batch), self.output(second, first, batch)
+        own, others = (
+            self.output(*pair, batch, cross_entropy) for pair in ((first, second), (second, first))
+        )
         terms = {f"peer_{name}": value for name, value in others.terms.items()}
         weighted = {name: loss + others.weighted[name] for name, loss in own.weighted.items()}
         return Output(own.loss + others.loss, {**own.terms, **terms}, own.logits, weighted)
@@ -228,7 +264,7 @@ class Mutual(Distillation):
 
 def make_cross_entropy(
     labels: Tensor, classes: int, smoothing: float, balanced: bool
-) -> Callable[[Tensor, Tensor], Tensor]:
+) -> CrossEntropy:
     """Logits (B, K), labels (B,) -> scalar, for training labels (N,).
 
     With `smoothing` (Szegedy et al., CVPR 2016, section 7) that share of each label goes to all
@@ -361,8 +397,9 @@ class LinearProbe(Task):
         return self
 
     def forward(self, batch):
+        batch, cross_entropy = self.mixed(batch)
         logits = gather_batch(self.predict(self.pooled(batch.images)), len(batch.labels))
-        loss = self.cross_entropy(logits, batch.labels)
+        loss = cross_entropy(logits, batch.labels)
         return Output(loss, {"ce": loss}, logits)
 
     @torch.no_grad()

@@ -85,6 +85,10 @@ class RecipeOptions:
         "RandAugment(2, 10) behind crop and flip (Cubuk et al., CVPR Workshops 2020)",
         added=True,
     )
+    mixup: float = option(
+        0.0, "alpha of mixup (Zhang et al., ICLR 2018): each image has a share of another one in "
+        "it, and cross-entropy is on both labels: 0.2; 0: off", parse=not_negative, added=True,
+    )  # fmt: skip
     print_freq: int = option(100, "steps between two looks at the losses", parse=positive)
     tb_freq: int = option(
         500, "steps between two TensorBoard points within an epoch", parse=positive

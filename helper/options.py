@@ -21,7 +21,7 @@ GENERAL = frozenset({
     "bank_type", "batch_size", "beta", "cfg", "channels_last", "clip_grad", "compile", "cuda_graph",
     "dataset", "deterministic", "device", "distill", "dot", "ema", "epochs", "fraction_seed",
     "gamma", "init", "init_epochs", "label_smoothing", "learning_rate", "lr_decay_epochs",
-    "lr_decay_rate", "mean_t", "methods_dir", "model", "model_s", "model_t", "momentum",
+    "lr_decay_rate", "mean_t", "methods_dir", "mixup", "model", "model_s", "model_t", "momentum",
     "no_pair_defaults", "num_workers", "optimizer", "overwrite", "path_s", "path_t", "peer",
     "pretrained", "print_freq", "randaugment", "resume", "save_dir", "save_freq", "schedule",
     "seed", "std_t", "sync_bn", "tb_freq", "teacher_bank", "teacher_weights", "tf32",

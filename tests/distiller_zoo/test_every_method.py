@@ -135,6 +135,22 @@ def test_reads_what_it_declares_and_nothing_else(name, nets, setup, batch):
     assert set.union(*(each.seen for each in shown)) == METHODS[name].reads
 
 
+@pytest.mark.parametrize("name", [n for n in METHODS if not METHODS[n].reads_samples])
+def test_labels_and_numbers_of_samples_are_read_where_that_is_declared(name, nets, setup, batch):
+    """By the method and the views that may stand in front of it."""
+    views = [f"--{view}" for view in VIEWS if not VIEWS[view].reads_samples]
+    views = [v for v in views if not is_refused(name, [v[2:]])]
+    others = batch._replace(labels=(batch.labels + 1) % 4, index=batch.index + 8)
+    shown, kd = passes(name, nets, batch.images), "-a 1" if METHODS[name].has_teacher else ""
+    for line in ["", *views]:
+        losses = []
+        for seen in (batch, others):
+            torch.manual_seed(1)
+            method = made(f"--distill {name} {kd} {line}", setup)
+            losses.append(method(*shown, seen))
+        assert torch.equal(*losses), line
+
+
 READS_MAPS = [
     "abound", "attention", "catkd", "factor", "fsp", "hint", "kdsvd", "nst", "ofd", "reviewkd",
     "similarity", "vid", "simkd", "wkd_feature",

@@ -40,6 +40,8 @@ METHODS = {
     "kd, several teachers": "--distill kd --teacher_weights 3,1",
     "dkd, ctkd": "--distill dkd --ctkd",
     "kd, average": "--distill kd --ema 0.5 --trial 4",
+    "crld, mixup": "--distill crld --crld_weak 0.3 -a 1 --mixup 0.4",
+    "crd, balanced": "--distill crd --nce_k 12 --balance sampler --train_fraction 0.8",
     "crld": "--distill crld --crld_weak 0.3 -a 1",
     "simkd": "--distill simkd",
     "kd, banked": "--distill kd --sdd 1,2 --teacher_bank {folder}/bank",

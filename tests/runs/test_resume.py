@@ -169,6 +169,7 @@ def test_large_memories_and_what_else_is_resumed_are_of_one_epoch(run, tmp_path,
         "--optimizer adamw --schedule cosine",
         "--init teacher.pth --ema 0.9 --backbone_rate 0.01",
         "--balance sampler --train_fraction 0.9 --distill crd --nce_k 8 -b 0.8",
+        "--mixup 0.4 --label_smoothing 0.1",
     ],
 )
 def test_every_recipe_is_resumed_with_the_same_bits(recipe, run, tmp_path, monkeypatch):
