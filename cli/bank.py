@@ -56,7 +56,8 @@ def make_teacher(
         teacher = BankedTeacher(trained.network, numerics, train, reads, None, batch)
         return (
             teacher,
-            "bank:      none with --aug or --randaugment; rows are computed before each epoch",
+            "bank:      none with --aug, --randaugment or --crop resized; rows are computed before "
+            "each epoch",
         )
     name = f"{plain(trained.name)}_{setting.data.name}"
     bank = Bank(bank_folder(Path(options.teacher_bank), name, key), key, widths)

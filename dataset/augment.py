@@ -16,7 +16,7 @@ AUGMENTATION_VERSION = 1
 MASK = 0xFFFFFFFF
 GOLDEN = 0x9E3779B9  # 2**32 / golden ratio: keeps the hash of zeros away from zero
 # Purposes of `draw`, each with a random sequence of its own. `stream` has 4, `subset` 5 and 6;
-# `autoaugment` those from 100 and `randaugment` those from 200 on.
+# `autoaugment` those from 100, `randaugment` those from 200 and `resized` those from 300 on.
 ORDER, TOP, LEFT, FLIP = range(4)
 ONE_MORE, PLACE = 7, 8
 STRONG = 1 << 16  # added to a purpose: of the second, strongly augmented view of an image

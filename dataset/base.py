@@ -52,6 +52,7 @@ class DataSet:
     std: tuple[float, float, float]
     padding: int = 4  # black border from which a training crop of the image's size is cut
     flip: bool = True  # whether half of the training images are flipped
+    resized: bool = False  # whether training crops are parts of any size, scaled, without a border
     networks: Mapping[str, str] = field(default_factory=dict)  # see `DataSource`
     val: Split | None = None  # held out of the training split, see `subset.hold_out`
 

@@ -66,6 +66,10 @@ class Folder(DataSource):
             parse=positive,
         )
         cache_dir: str = option("./data/cache", "folder for decoded images")
+        crop: str = option(
+            "padded", "crops to train on: of the image with a black border; or of 8 to 100 % of an "
+            "image, resized", choices=("padded", "resized"), added=True,
+        )  # fmt: skip
         flip: bool = option(True, "flip half of the training images", added=True)
         skip_corrupt: bool = option(
             False, "leave out files that are no images, and name them", added=True
@@ -89,7 +93,11 @@ class Folder(DataSource):
         mean, std = mean_and_std(train.images)
         data = DataSet(Folder.called(options), train, test, layout.classes, mean, std)
         return replace(
-            data, padding=data.image_size // 8, flip=options.flip, val=val[0] if val else None
+            data,
+            padding=data.image_size // 8,
+            flip=options.flip,
+            resized=options.crop == "resized",
+            val=val[0] if val else None,
         )
 
     @staticmethod

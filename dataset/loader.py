@@ -33,6 +33,7 @@ from dataset.augment import (
 from dataset.autoaugment import auto_augment
 from dataset.base import Batch, DataSet, Split
 from dataset.randaugment import rand_augment
+from dataset.resized import Boxes, choose_boxes, crop_resize_and_flip
 from helper.errors import UserError
 
 SHARE = 0.5  # of the memory that is free on a GPU; with more than that, images stay outside
@@ -93,7 +94,8 @@ class Loader:
         check_split(data.name, split, chosen, len(data.classes))
         self.split, self.training = split, split == "train"
         self.seed, self.padding, self.flip = how.seed, data.padding, data.flip
-        self.aug = how.aug or how.randaugment  # whether views are without number
+        self.resized = data.resized
+        self.aug = how.aug or how.randaugment or data.resized  # whether views are without number
         self._auto, self._rand = how.aug, how.randaugment
         self.strong = how.strong and self.training
         images, about = chosen.images.contiguous(), f"{split} split of {data.name}"
@@ -120,7 +122,7 @@ class Loader:
         if self.training:
             salts = [0, STRONG] if self.strong else [0]
             views = [self._choose_views(epoch, own_cpu, salt) for salt in salts]
-            views = [Views(*(without_waiting(choice, device) for choice in v)) for v in views]
+            views = [type(v)(*(without_waiting(choice, device) for choice in v)) for v in views]
             canvas = new_canvas(self.images[:0].to(device), capacity, self.padding)
         own = without_waiting(own_cpu, self.images.device)
         order = without_waiting(order, device)
@@ -130,8 +132,8 @@ class Loader:
             span = slice(start, start + sum(chunk))
             shown = [self._pixels(own[span])]
             if self.training:
-                chosen = [Views(*(choice[span] for choice in v)) for v in views]
-                cropped = [crop_and_flip(*shown, v, canvas) for v in chosen]
+                chosen = [type(v)(*(choice[span] for choice in v)) for v in views]
+                cropped = [self._crop(*shown, v, canvas) for v in chosen]
                 shown = [
                     self._augment_more(images, epoch, own_cpu[span], salt)
                     for images, salt in zip(cropped, salts)
@@ -143,12 +145,14 @@ class Loader:
 
     @property
     def views(self) -> int:
-        """How many views of a training image there are, AutoAugment aside."""
-        return count_views(self.padding, self.flip)
+        """How many views of a training image have a number: 1 where they are resized."""
+        return 1 if self.resized else count_views(self.padding, self.flip)
 
     def epoch_views(self, epoch: int) -> Tensor:
         """The number of the view in which an epoch shows each training sample: (N,), on the CPU."""
         every = torch.arange(len(self.labels))
+        if self.resized:
+            return torch.zeros_like(every)
         chosen = self._choose_views(epoch, every)
         return number_views(chosen, self.padding, self.flip)
 
@@ -158,12 +162,25 @@ class Loader:
         index, views: (M,) on the CPU -> (M, 3, H, W) normalised, on the device.
         """
         images = self._pixels(index.to(self.images.device))
-        chosen = Views(*(x.to(images.device) for x in views_of(views, self.padding, self.flip)))
-        images = crop_and_flip(images, chosen, new_canvas(images, len(index), self.padding))
+        if self.resized:
+            chosen = self._choose_views(epoch, index)
+        else:
+            chosen = views_of(views, self.padding, self.flip)
+        chosen = type(chosen)(*(x.to(images.device) for x in chosen))
+        images = self._crop(images, chosen, new_canvas(images, len(index), self.padding))
         return normalise(self._augment_more(images, epoch, index), self._scale, self._shift)
 
-    def _choose_views(self, epoch: int, index: Tensor, salt: int = 0) -> Views:
+    def _crop(self, images: Tensor, views: Views | Boxes, canvas: Tensor) -> Tensor:
+        """Images (M, 3, H, W) uint8 in these views; the canvas is for those of a black border."""
+        if self.resized:
+            return crop_resize_and_flip(images, views)
+        return crop_and_flip(images, views, canvas)
+
+    def _choose_views(self, epoch: int, index: Tensor, salt: int = 0) -> Views | Boxes:
         """The crops and flips of samples (M,) in an epoch; `salt` is STRONG for the second view."""
+        if self.resized:
+            size = tuple(self.images.shape[2:])
+            return choose_boxes(self.seed, epoch, index, size, self.flip, salt)
         return choose_views(self.seed, epoch, index, self.padding, self.flip, salt)
 
     def _augment_more(self, images: Tensor, epoch: int, index: Tensor, salt: int = 0) -> Tensor:

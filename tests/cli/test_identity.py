@@ -72,6 +72,8 @@ def folder_of(tmp_path, monkeypatch):
         ("", "--optimizer adamw"),
         ("", "--ema 0.9"),
         ("", "--backbone_rate 0.01"),
+        ("", "--mixup 0.2"),
+        ("--balance loss", "--balance sampler"),
         ("--lr 0.01234561", "--lr 0.01234562"),
         ("", "--tekap"),
         ("--ctkd", "--kd_T 1"),

@@ -583,6 +583,12 @@ def test_what_is_left_has_to_be_enough(images):
         Folder.load(options)
 
 
+def test_images_are_cropped_as_is_said(images):
+    options = Folder.Options(str(images), cache_dir=str(images.parent / "c"))
+    data, resized = Folder.load(options), Folder.load(replace(options, crop="resized"))
+    assert (data.resized, resized.resized) == (False, True)
+
+
 def test_images_are_not_flipped_where_that_is_said(images):
     options = Folder.Options(str(images), cache_dir=str(images.parent / "c"))
     data, fixed = Folder.load(options), Folder.load(replace(options, flip=False))

@@ -265,8 +265,9 @@ def test_samples_that_come_several_times_have_their_rows(tmp_path, data, network
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_autoaugmented_views_are_computed_and_not_kept(tmp_path, data, network):
-    train = loader(data, aug=True)
+@pytest.mark.parametrize("resized", [False, True])
+def test_views_without_number_are_computed_and_not_kept(tmp_path, data, network, resized):
+    train = loader(replace(data, resized=resized), aug=not resized)
     teacher, live = banked(tmp_path, network, train), LiveTeacher(network, NUMERICS)
     for place in (1, 2):
         assert teacher.begin_epoch(place) == {"bank_missing": 1.0}

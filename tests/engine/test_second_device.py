@@ -1,6 +1,7 @@
 """On a device beside the CPU no two devices meet, and between two looks at the meter the host
 waits for nothing."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -148,6 +149,14 @@ def test_a_step_of_a_first_stage(name, device, data):
     train = Loader(data, "train", 8, Loading(1, DEVICE))
     stage = stage_of(FirstStage(distillation(name, data, train)), "first")
     assert waits_between_looks(device, stage, train) == set()
+
+
+def test_a_step_on_mixtures_of_resized_images(device, data):
+    how = Loading(1, DEVICE, balanced=True)
+    train = Loader(replace(data, resized=True), "train", 8, how)
+    task = Supervised(MODELS["resnet8"](len(data.classes)), Numerics(DEVICE))
+    task.mixup = 0.4
+    assert waits_between_looks(device, stage_of(task), train) == set()
 
 
 @pytest.mark.parametrize("kind", [Supervised, LinearProbe])
