@@ -102,7 +102,7 @@ class Job:
         The images are not looked at: the command itself does.
         """
         source = self.source_now()
-        if source is None or (self.source and not source.exists()):
+        if source is None or (self.source and not checkpoint.is_there(source)):
             return None
         digest = checkpoint.digest(source) if self.source else ""
         return next((path for path in self.folders() if self._is_in(path, digest)), None)

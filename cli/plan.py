@@ -26,6 +26,7 @@ from cli.words import read_choices
 from dataset import DATASETS
 from helper import config
 from helper.errors import UserError
+from runs import checkpoint
 
 ALONE = "alone"  # label of networks by themselves, teachers as well
 TRAIN = "train"  # in `teachers`: not the published one
@@ -213,8 +214,8 @@ def find_teacher(name: str, block: Block) -> Job | str:
     given = block.teachers.get(name, "")
     if given == TRAIN or not (given or is_published(block.dataset, name)):
         return alone(name, 1, block.teacher_flags, block)
-    if given and not os.path.exists(given):
-        raise UserError(f"teachers: {name}: there is no file {given}")
+    if given and not checkpoint.is_there(given):
+        raise UserError(f"teachers: {name}: there is no checkpoint {given}")
     return given
 
 

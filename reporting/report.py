@@ -135,7 +135,7 @@ def teacher_files(table: Table) -> dict[str, Path]:
     for path in dict.fromkeys([*said, *kept]):
         if wanted <= found.keys():
             break
-        if path.is_file() or checkpoint.is_exported(path):
+        if checkpoint.is_there(path):
             found.setdefault(checkpoint.digest(path), path)
     return found
 

@@ -107,6 +107,11 @@ def is_exported(path: str | Path) -> bool:
     return os.path.exists(Path(path) / CONFIG)
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether there is a file, or an exported folder."""
+    return os.path.isfile(path) or is_exported(path)
+
+
 def exported_weights(folder: Path) -> Path:
     """The file of weights in an exported folder; UserError where there is none."""
     if not (path := folder / WEIGHTS).exists():

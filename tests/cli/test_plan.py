@@ -110,7 +110,7 @@ def test_published_teachers_need_no_path(jobs_of):
 def test_a_given_teacher_and_one_that_is_trained_first(jobs_of, tmp_path):
     text = "dataset: cifar100\npairs: [vgg13 vgg8]\nmethods: {KD: kd}\n"
     given = tmp_path / "t.pth"
-    with pytest.raises(UserError, match=r"a.yaml: teachers: vgg13: there is no file .*t.pth"):
+    with pytest.raises(UserError, match=r"a.yaml: teachers: vgg13: there is no checkpoint .*t.pth"):
         jobs_of(f"{text}teachers: {{vgg13: {given}}}")
     given.write_bytes(b"")
     alone, student = jobs_of(f"{text}teachers: {{vgg13: {given}}}")

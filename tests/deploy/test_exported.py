@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from cli.plan import read_plan
 from deploy.network import read_deployed
 from helper.errors import UserError
 from models.any import build
@@ -49,6 +50,17 @@ def test_its_digest_is_of_all_that_is_read(out):
     other = checkpoint.digest(out)
     (out / "model.safetensors").write_bytes((out / "model.safetensors").read_bytes() + b" ")
     assert len({before, other, checkpoint.digest(out)}) == 3
+
+
+def test_a_plan_takes_it_and_no_other_folder(out, tmp_path):
+    text = "dataset: fake\npairs: [resnet8 resnet8]\nmethods: {KD: kd}\nteachers: {resnet8: %s}\n"
+    (tmp_path / "a.yaml").write_text(text % out)
+    student = next(job for job in read_plan("a.yaml") if job.source)
+    assert (student.source, student.source_now()) == (str(out), out)
+    assert student.finished() is None
+    (tmp_path / "a.yaml").write_text(text % tmp_path)
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        read_plan("a.yaml")
 
 
 def test_it_is_evaluated_at_its_own_size(out):
