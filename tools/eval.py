@@ -36,6 +36,8 @@ def evaluate_checkpoint(argv: Sequence[str]) -> dict[str, Any]:
     options = parse_eval(argv)
     if not options.ckpt:
         raise UserError("no -c: give the checkpoint to evaluate")
+    if checkpoint.is_exported(options.ckpt) and options.origin["dataset"] == "default":
+        raise UserError(f"{options.ckpt} does not say its data set: give it with -d")
     if options.json:
         check_output(Path(options.json), "--json")
     numerics = start(options)

@@ -129,5 +129,7 @@ def test_names_of_a_data_set_are_known_to_it(tmp_path):
 
 
 def test_a_folder_says_no_data_set(out):
+    with pytest.raises(UserError, match="out does not say its data set: give it with -d"):
+        evaluating.evaluate_checkpoint(["-c=out"])
     with pytest.raises(UserError, match="out was trained for 4 classes .*: -d and --data_dir say"):
         evaluating.evaluate_checkpoint(["-c=out", "-d=fake", "--fake_classes=7", "--device=cpu"])
