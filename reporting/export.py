@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cli.plan import ALONE
-from reporting.measure import Measured, calibration_error
+from reporting.measure import TIMED, Measured, calibration_error
 from reporting.statistics import Difference
 from reporting.table import Cell, Column, Table
 from runs.table import Spread, escaped, in_cell, spread
@@ -219,6 +219,10 @@ def csv_line(name: str, cell: Cell, looks: Measured) -> dict[str, Any]:
         "seconds_mean": cell.seconds.mean,
         "parameters": cell.parameters,
         "flops": int(known[0].alone["flops"]) if known else None,
+        **{
+            f"latency_{n}_ms": float(known[0].latency["milliseconds"][i]) if known else None
+            for i, n in enumerate(TIMED)
+        },
         "ece": spread(calibration_error(k.alone["bins"]) for k in known).mean if known else None,
         **{
             name: spread(float(k.with_teacher[name]) for k in known).mean

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from matplotlib.lines import Line2D
 
 from cli.plan import ALONE
 from reporting.measure import BINS, Looks, calibration_error
+from reporting.networks import confusion_of
 from reporting.table import Cell, Column, Difference, Table
 from runs.logs import accuracy, measured_on
 from runs.table import Spread, spread
@@ -40,14 +42,14 @@ LOOKS = (
 )
 MARKERS = "osD^vPX*<>hp"
 SHARE = "viridis"  # colour map of shares
-# Of differences: none of them is no colour, on white and on black.
+MATRIX = 30  # classes of which a confusion matrix is drawn, at most
+# Of differences and of counts: none is no colour, on white and on black.
+REDS = [(0.70, 0.13, 0.17, 1), (0.84, 0.38, 0.30, 0.7), (0.9, 0.5, 0.4, 0)]
+BLUES = [(0.4, 0.66, 0.8, 0), (0.26, 0.58, 0.76, 0.7), (0.13, 0.4, 0.67, 1)]
 GAIN = LinearSegmentedColormap.from_list(
-    "gain",
-    [
-        (0.0, (0.70, 0.13, 0.17, 1)), (0.25, (0.84, 0.38, 0.30, 0.7)), (0.499, (0.9, 0.5, 0.4, 0)),
-        (0.501, (0.4, 0.66, 0.8, 0)), (0.75, (0.26, 0.58, 0.76, 0.7)), (1.0, (0.13, 0.4, 0.67, 1)),
-    ],
-)  # fmt: skip
+    "gain", list(zip((0, 0.25, 0.499, 0.501, 0.75, 1), REDS + BLUES))
+)
+COUNT = LinearSegmentedColormap.from_list("count", BLUES)
 STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
@@ -119,20 +121,29 @@ def rows_of(n: int, height: float = 0.28, least: float = 1.7) -> float:
     return max(least, 0.75 + height * n)
 
 
-def small_multiples(panels: Mapping[str, Panel], title: int = 1, **shared: Any) -> Figure:
-    """A panel for each name, of `title` lines, in rows of nearly the same number."""
-    down = math.ceil(len(panels) / ACROSS)
+def small_multiples(panels: Mapping[str, Panel], most: int = ACROSS, **shared: Any) -> Figure:
+    """A panel for each name in rows of nearly the same number, `most` of all."""
+    down = math.ceil(len(panels) / most)
     across = math.ceil(len(panels) / down)
-    size = WIDTH / max(across, 4)
-    figure = Figure(figsize=(size * across, (size + 0.17 * title) * down))
+    size = WIDTH / max(across, min(most, 4))
+    titles = [wrapped(name, int(11 * size)) for name in panels]
+    height = size + 0.17 * max(title.count("\n") + 1 for title in titles)
+    figure = Figure(figsize=(size * across, height * down))
     axes = figure.subplots(down, across, squeeze=False, **shared).flat
-    for axis, (name, draw) in itertools.zip_longest(axes, panels.items(), fillvalue=("", None)):
-        if draw is None:
-            axis.set_axis_off()
-            continue
+    for axis, title, draw in zip(axes, titles, panels.values()):
         draw(axis)
-        axis.set_title(name)
+        axis.set_title(title)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    for axis in figure.axes[: len(panels)][-across:]:
+        axis.tick_params(labelbottom=True)  # nothing stands below, though axes are shared
     return figure
+
+
+def wrapped(text: str, width: int) -> str:
+    """Words in lines of so many letters, beside those that it has."""
+    lines = (textwrap.wrap(line, width, break_on_hyphens=False) for line in text.splitlines())
+    return "\n".join(itertools.chain.from_iterable(lines))
 
 
 def colour_bar(figure: Figure, image: Any, label: str) -> None:
@@ -359,7 +370,7 @@ def correlations(looks: Mapping[str, Looks], teacher: Looks) -> Figure:
         return lambda axis: images.append(square(axis, d, cmap=GAIN, vmin=-most, vmax=most))
 
     named = {f"{name}\nmean |Δ| {np.abs(d).mean():.3f}": panel(d) for name, d in apart.items()}
-    figure = small_multiples(named, title=2)
+    figure = small_multiples(named)
     colour_bar(figure, images[0], "student - teacher")
     return figure
 
@@ -443,7 +454,7 @@ def reliability(looks: Mapping[str, Sequence[Looks]], colours: Colours) -> Figur
         colour = INK if name == TEACHER else colours.of(name)
         bins = sum(look.alone["bins"] for look in each)
         panels[f"{name}\nECE {calibration_error(bins):.2f} %"] = panel(bins, colour)
-    figure = small_multiples(panels, title=2, sharex=True, sharey=True)
+    figure = small_multiples(panels, sharex=True, sharey=True)
     figure.supxlabel("confidence", fontsize=9)
     figure.supylabel("accuracy", fontsize=9)
     return figure
@@ -452,16 +463,35 @@ def reliability(looks: Mapping[str, Sequence[Looks]], colours: Colours) -> Figur
 TEACHER = "teacher"
 
 
+def confusions(looks: Mapping[str, Sequence[Looks]], classes: Sequence[str]) -> Figure:
+    """What each class is taken for, all trials together, a panel each."""
+    images, places = [], range(len(classes))
+
+    def panel(shares: np.ndarray) -> Panel:
+        def draw(axis: Axes) -> None:
+            few = len(classes) <= 12
+            text = np.where(shares > 0, np.vectorize("{:.0f}".format)(shares), "") if few else None
+            norm = mpl.colors.PowerNorm(0.5, 0, 100)  # a few images are seen as well
+            images.append(heat_map(axis, shares, text, cmap=COUNT, norm=norm))
+            size = min(8, 180 / len(classes))
+            tilt = 90 if max(map(len, classes)) > 2 else 0
+            axis.set_xticks(places, classes, fontsize=size, rotation=tilt)
+            axis.set_yticks(places, classes, fontsize=size)
+            axis.spines[:].set(visible=True, color=LINE)
+
+        return draw
+
+    panels = {name: panel(confusion_of(each)) for name, each in looks.items()}
+    figure = small_multiples(panels, most=3, sharex=True, sharey=True)
+    figure.supxlabel("predicted class", fontsize=9)
+    figure.supylabel("class", fontsize=9)
+    colour_bar(figure, images[0], "% of the images of a class")
+    return figure
+
+
 def class_accuracies(looks: Mapping[str, Sequence[Looks]], classes: Sequence[str]) -> Figure:
     """Accuracy per class, mean of the trials; many classes are sorted by the mean of the rows."""
-    values = np.array(
-        [
-            np.mean(
-                [100 * x.alone["hits"] / np.maximum(x.alone["images"], 1) for x in each], axis=0
-            )
-            for each in looks.values()
-        ]
-    )
+    values = np.array([confusion_of(each).diagonal() for each in looks.values()])
     few = len(classes) <= 20
     if not few:
         values = values[:, values.mean(axis=0).argsort()]

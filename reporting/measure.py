@@ -4,14 +4,17 @@ is kept by the sha256 of its checkpoint.
 N test images, K classes, C channels of the pooled vector, n images of a sample, D numbers of a map.
 """
 
+import statistics
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from sklearn.manifold import TSNE
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,9 +24,8 @@ from cli.parse import parse_eval
 from cli.setting import TEST_BATCH, load_data, make_loader
 from dataset.fingerprint import fingerprint
 from dataset.loader import Loading
-from dataset.subset import AnySet
+from dataset.subset import AnySet, part_of
 from engine.device import Numerics
-from engine.evaluate import count_by_class
 from helper.errors import UserError
 from helper.files import read_regular, write_whole
 from models.base import Classifier
@@ -31,10 +33,13 @@ from runs import checkpoint
 from runs.experiment import plain
 from runs.results import Result
 
-VERSION = "1"  # of what is kept: to be raised with any change of a number below
+VERSION = "2"  # of what is kept: to be raised with any change of a number below
 BINS = 15  # of the calibration error
 SHOWN_CLASSES, SHOWN_IMAGES = 10, 60  # of t-SNE: classes, images of each
 COMPARED = 256  # images whose maps are compared
+WORST, THUMBNAIL = 8, 96  # images of the highest loss, and pixels a side at most
+TIMED = (1, 32)  # images of a batch whose latency is measured
+WARM_UP, PASSES = 2, 7  # of a network whose latency is measured
 
 Arrays = dict[str, np.ndarray]
 
@@ -44,6 +49,7 @@ class Outputs(NamedTuple):
 
     logits: Tensor  # (N, K)
     labels: Tensor  # (N,)
+    index: Tensor  # (N,) number of each in the test split
     pooled: Tensor  # (n, C) of the images of t-SNE
     shown: Tensor  # (n,) their labels
     maps: dict[str, Tensor]  # (n, D) of the images that are compared, by the stage's name
@@ -85,11 +91,17 @@ class Network:
         return self.data.of(self.path)
 
     @cached_property
+    def name(self) -> str:
+        return checkpoint.network_of(self.path, "--model")
+
+    def load(self) -> Classifier:
+        """On the CPU."""
+        return load_frozen(self.name, self.path, self.images[0])
+
+    @cached_property
     def outputs(self) -> Outputs:
         data, _ = self.images
-        name = checkpoint.network_of(self.path, "--model")
-        network = load_frozen(name, self.path, data)
-        return run_network(network, data, self.data.numerics)
+        return run_network(self.load(), data, self.data.numerics)
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,7 @@ class Cache:
     """Arrays on disk, by the checkpoints that they follow from."""
 
     folder: Path
+    latencies: dict[tuple[str, str], Arrays] = field(default_factory=dict)  # by network and data
 
     def get(self, what: str, networks: list[Network], compute: Callable[[], Arrays]) -> Arrays:
         """What is kept, else what `compute` gives."""
@@ -111,6 +124,14 @@ class Cache:
             write_whole(path, lambda file: np.savez_compressed(file, **arrays))
             return arrays
 
+    def latency(self, network: Network) -> Arrays:
+        """That of the first network of its name, since weights do not change it."""
+        key = network.name, network.images[1]
+        if key not in self.latencies:
+            what = f"latency{torch.get_num_threads()}"
+            self.latencies[key] = self.get(what, [network], lambda: latency(network))
+        return self.latencies[key]
+
 
 # ---- running
 
@@ -124,7 +145,7 @@ def run_network(network: Classifier, data: AnySet, numerics: Numerics) -> Output
     )
     every = torch.as_tensor(data.test.labels).cpu()
     shown, compared = shown_images(every), compared_images(len(every))
-    logits, labels, pooled, maps = [], [], [], []
+    logits, labels, order, pooled, maps = [], [], [], [], []
     for batch in loader.batches(0):
         with numerics.autocast():
             images = numerics.images(network.own_pixels(batch.images), "student")
@@ -132,13 +153,14 @@ def run_network(network: Classifier, data: AnySet, numerics: Numerics) -> Output
         logits.append(features.logits.float().cpu())
         labels.append(batch.labels.cpu())
         index = batch.index.cpu()
+        order.append(index)
         pooled.append(features.pooled.float().cpu()[torch.isin(index, shown)])
         maps.append([x.float().cpu()[torch.isin(index, compared)].flatten(1)
                      for x in (*features.stages, features.pooled)])  # fmt: skip
     names = [f"stage {i + 1}" for i in range(len(maps[0]) - 1)] + ["pooled"]
     stages = dict(zip(names, map(torch.cat, zip(*maps, strict=True)), strict=True))
     return Outputs(
-        torch.cat(logits), torch.cat(labels), torch.cat(pooled), every[shown], stages,
+        *map(torch.cat, (logits, labels, order, pooled)), every[shown], stages,
         count_flops(network, images[:1]),
     )  # fmt: skip
 
@@ -168,19 +190,18 @@ def count_flops(network: Classifier, image: Tensor) -> int:
 
 
 def looks_of(network: Network) -> Arrays:
-    """Accuracy in %, hits and images (K,) of each class, confidence bins (3, BINS), correlation of
-    the classes' logits (K, K), FLOPs."""
+    """Accuracy in %, images of each class by what they are taken for (K, K), bins (3, BINS) of
+    confidence, correlation of the classes' logits (K, K), FLOPs."""
     out = network.outputs
     classes = out.logits.shape[1]
     predicted = out.logits.argmax(dim=1)
-    hits, images = count_by_class(predicted, out.labels, classes)
+    confusion = (out.labels * classes + predicted).bincount(minlength=classes**2)
     logits = out.logits.double()
     constant = logits.std(dim=0) == 0  # a logit that never changes goes with no other: 0, not 0 / 0
     correlation = torch.corrcoef(logits.T).masked_fill(constant | constant[:, None], 0)
     return {
         "accuracy": (100 * (predicted == out.labels).double().mean()).numpy(),
-        "hits": hits.numpy(),
-        "images": images.numpy(),
+        "confusion": confusion.reshape(classes, classes).int().numpy(),
         "bins": confidence_bins(out.logits, out.labels).numpy(),
         "correlation": correlation.float().numpy(),
         "flops": np.array(out.flops),
@@ -202,6 +223,11 @@ def calibration_error(bins: np.ndarray) -> float:
     """Expected calibration error in % of bins (3, BINS)."""
     images, confidence, hits = bins
     return float(100 * np.abs(confidence - hits).sum() / images.sum())
+
+
+def confusion_shares(confusion: np.ndarray) -> np.ndarray:
+    """Images (K, K) -> % of each class's; 0 of a class without any."""
+    return 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
 
 
 def fidelity(student: Network, teacher: Network) -> Arrays:
@@ -258,6 +284,52 @@ def cka(a: Tensor, b: Tensor) -> float:
     return float((a * b).sum() / scale) if scale > 0 else 0.0
 
 
+def worst(student: Network, teacher: Network | None) -> Arrays:
+    """The test images of the student's highest loss, from the worst on: pixels (n, H, W, 3) uint8,
+    labels (n,), and answers (n, 1 or 2) of the student and the teacher with their probabilities."""
+    out, (data, _) = student.outputs, student.images
+    loss = F.cross_entropy(out.logits.double(), out.labels, reduction="none")
+    chosen = loss.topk(min(WORST, len(loss))).indices
+    every = [network.outputs.logits[chosen].double() for network in (student, teacher) if network]
+    shares = torch.stack([logits.softmax(dim=1) for logits in every], dim=1)  # (n, 2, K)
+    likely = shares.max(dim=2)
+    return {
+        "pixels": thumbnails(data, out.index[chosen]).numpy(),
+        "labels": out.labels[chosen].numpy(),
+        "answers": likely.indices.numpy(),
+        "shares": likely.values.numpy(),
+    }
+
+
+def thumbnails(data: AnySet, index: Tensor) -> Tensor:
+    """Test images as networks see them, but not normalised and small: (n, H, W, 3) uint8."""
+    some = replace(data, test=part_of(data.test, index))
+    images = torch.cat([b.images for b in make_loader(some, "test", WORST, Loading(0)).batches(0)])
+    mean, std = (torch.tensor(x)[:, None, None] for x in (data.mean, data.std))
+    pixels = images * std + mean
+    if pixels.shape[-1] > THUMBNAIL:
+        pixels = F.interpolate(pixels, (THUMBNAIL,) * 2, mode="bilinear", antialias=True)
+    return (255 * pixels).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+
+
+@torch.inference_mode()
+def latency(network: Network) -> Arrays:
+    """Milliseconds of a forward pass on the CPU, float32, of each of the TIMED batches."""
+    classifier, size = network.load(), network.images[0].image_size
+    batches = (torch.zeros(n, 3, size, size) for n in TIMED)
+    return {"milliseconds": np.array([time_passes(classifier, images) for images in batches])}
+
+
+def time_passes(network: Classifier, images: Tensor) -> float:
+    """Median milliseconds of some passes, after others that warm up."""
+    times = []
+    for _ in range(WARM_UP + PASSES):
+        started = time.perf_counter()
+        network(images)
+        times.append(1000 * (time.perf_counter() - started))
+    return statistics.median(times[WARM_UP:])
+
+
 # ---- of all runs
 
 
@@ -266,26 +338,29 @@ class Looks:
     """Of one run: what its networks show; empty where that could not be found out."""
 
     alone: Arrays
-    with_teacher: Arrays
-    points: Arrays
-    stages: Arrays
+    with_teacher: Arrays = field(default_factory=dict)
+    points: Arrays = field(default_factory=dict)
+    stages: Arrays = field(default_factory=dict)
+    worst: Arrays = field(default_factory=dict)
+    latency: Arrays = field(default_factory=dict)
 
 
 Measured = dict[tuple[str, Any], list[Looks]]  # of the runs of each cell, by its row and column
 
 
 def measure(network: Network, teacher: Network | None, cache: Cache, pictures: bool) -> Looks:
-    """Everything of a checkpoint; t-SNE and CKA for `pictures` alone."""
+    """Everything of a checkpoint; what shows one trial of several for `pictures` alone."""
     both = [network, *([teacher] if teacher else [])]
-    alone = cache.get("looks", [network], lambda: looks_of(network))
-    with_teacher, points, stages = {}, {}, {}
+    looks = Looks(cache.get("looks", [network], lambda: looks_of(network)))
     if teacher:
-        with_teacher = cache.get("fidelity", both, lambda: fidelity(*both))
+        looks.with_teacher = cache.get("fidelity", both, lambda: fidelity(*both))
     if pictures:
-        points = cache.get("tsne", [network], lambda: embedding(network))
+        looks.points = cache.get("tsne", [network], lambda: embedding(network))
+        looks.worst = cache.get("worst", both, lambda: worst(network, teacher))
+        looks.latency = cache.latency(network)
     if pictures and teacher:
-        stages = cache.get("cka", both, lambda: similarity(*both))
-    return Looks(alone, with_teacher, points, stages)
+        looks.stages = cache.get("cka", both, lambda: similarity(*both))
+    return looks
 
 
 def last_checkpoint(run: Result) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -24,6 +25,8 @@ from reporting.export import (
     published_words,
     verdict,
 )
+from reporting.measure import PASSES, TIMED, WARM_UP
+from reporting.networks import Confused, Cost, Shown
 from reporting.table import Column, Table, Trial
 
 HERE = Path(__file__).resolve().parent
@@ -48,11 +51,15 @@ class Picture:
 
 @dataclass
 class Section:
-    """A column with its pictures."""
+    """A column with its pictures and what its networks are like."""
 
     column: Column
     name: str
-    pictures: list[Picture] = field(default_factory=list)
+    pictures: list[Picture]
+    costs: list[Cost] = field(default_factory=list)
+    networks: list[str] = field(default_factory=list)  # the heads of `confused`
+    confused: list[Confused] = field(default_factory=list)  # where there are many classes
+    worst: dict[str, list[Shown]] = field(default_factory=dict)  # by row
 
 
 def draw(folder: Path, name: str, title: str, text: str, figure: Figure) -> Picture:
@@ -111,6 +118,11 @@ def write_page(
         chosen=chosen_on(table),
         alone=ALONE,
         interval=interval,
+        zip=zip,
+        timed=TIMED,
+        passes=PASSES,
+        warm_up=WARM_UP,
+        threads=torch.get_num_threads(),
         colours=figures.Colours(table.labels),
     )
 
@@ -137,13 +149,13 @@ def mean_ranks(table: Table) -> dict[str, float]:
 
 def count_claims(table: Table) -> dict[str, int]:
     """How many differences were looked at, and how many are significant."""
-    every = [
-        d
+    every = {  # once, though a method without a teacher stands in several columns
+        (cell.trials, d)
         for cell in table.cells.values()
         for d in (cell.over_alone, cell.over_baseline if cell.label != ALONE else None)
         if d and d.half is not None
-    ]
-    return {"compared": len(every), "significant": sum(d.significant for d in every)}
+    }
+    return {"compared": len(every), "significant": sum(d.significant for _, d in every)}
 
 
 # ---- a run
@@ -155,7 +167,8 @@ def runs_of(table: Table) -> list[dict[str, Any]]:
     for name, column in zip(column_names(table), table.columns, strict=True):
         for cell in table.of(column):
             for trial in cell.trials:
-                called.setdefault(trial, f"{cell.label}, {name}, seed {trial.seed}")
+                networks = name if cell.taught else trial.run.model
+                called.setdefault(trial, f"{cell.label}, {networks}, seed {trial.seed}")
     return [details(trial, name) for trial, name in called.items()]
 
 

@@ -28,8 +28,9 @@ from reporting.measure import (
     last_checkpoint,
     measure,
 )
+from reporting.networks import costs_of, most_confused, worst_images
 from reporting.page import Picture, Section
-from reporting.table import Cell, Column, Table, make_table
+from reporting.table import Column, Table, make_table
 from runs import checkpoint
 from runs.results import Result
 from runs.table import Spread
@@ -54,11 +55,12 @@ def write_report(
     looks, teachers = ({}, {}) if options.quick else measure_all(table, out, options)
     with figures.style():
         shared = draw_shared(table, looks, teachers, out / "figures")
-        sections = []
-        for column, name in zip(table.columns, column_names(table), strict=True):
-            pen = Pen(out / "figures", f"{len(sections) + 1}-")
-            pictures = draw_column(table, column, looks, teachers.get(column), pen)
-            sections.append(Section(column, name, pictures))
+        sections = [
+            make_section(
+                table, column, name, looks, teachers.get(column), Pen(out / "figures", f"{n}-")
+            )
+            for n, (column, name) in enumerate(zip(table.columns, column_names(table)), start=1)
+        ]
     data = ", ".join(dict.fromkeys(column.data for column in table.columns))
     plan = f" ({Path(options.plan).stem})" if options.plan else ""
     title = f"Knowledge distillation on {data}{plan}"
@@ -201,10 +203,10 @@ def flops_of(look: Looks | None) -> float | None:
     return float(look.alone["flops"]) if look else None
 
 
-def draw_column(
-    table: Table, column: Column, looks: Measured, teacher: Looks | None, pen: Pen
-) -> list[Picture]:
-    """The pictures of a column."""
+def make_section(
+    table: Table, column: Column, name: str, looks: Measured, teacher: Looks | None, pen: Pen
+) -> Section:
+    """The pictures of a column, and what its networks are like."""
     cells, colours = table.of(column), Colours(table.labels)
     accuracy = table.teacher_accuracy(column)
     if any(cell.over_alone or cell.over_baseline for cell in cells):
@@ -221,13 +223,22 @@ def draw_column(
     here = {
         cell.label: looks[cell.label, column] for cell in cells if (cell.label, column) in looks
     }
+    section = Section(column, name, pen.pictures)
     if here:
-        draw_networks(here, teacher, colours, pen, class_names(cells))
-    return pen.pictures
-
-
-def class_names(cells: Sequence[Cell]) -> list[str]:
-    return [str(name) for name in cells[0].trials[0].summary.get("classes", [])]
+        count = len(next(iter(here.values()))[0].alone["confusion"])
+        classes = list(map(str, cells[0].trials[0].summary.get("classes", range(count))))
+        draw_networks(here, teacher, colours, pen, classes)
+        section.costs = costs_of(table, column, looks, teacher)
+        section.worst = {
+            label: worst_images(each[0].worst, classes) for label, each in here.items()
+        }
+        if len(classes) > figures.MATRIX:
+            every = {TEACHER: [teacher], **here} if teacher else here
+            section.networks, section.confused = (
+                list(every),
+                most_confused(every, classes, list(here)),
+            )
+    return section
 
 
 def draw_networks(
@@ -258,6 +269,12 @@ def draw_networks(
         "classes", "Accuracy per class", "Mean of the trials.",
         figures.class_accuracies(all_of_them, classes),
     )  # fmt: skip
+    if len(classes) <= figures.MATRIX:
+        pen.draw(
+            "confusion", "Confusion matrix",
+            "What the test images of each class are taken for, in % of them, all trials together.",
+            figures.confusions(all_of_them, classes),
+        )  # fmt: skip
     if teacher:
         pen.draw(
             "correlation", "Correlation of classes, student minus teacher",

@@ -34,7 +34,7 @@ class ReportOptions:
     flags: str = option("", 'more flags of every command of the plan: --flags "--data_dir DIR"')
     out: str = option("report", "folder of the page, the tables and the figures")
     baseline: str = option("", "row that others are compared with (default: KD without a view)")
-    quick: bool = option(False, "leave out the pictures for which networks have to be run")
+    quick: bool = option(False, "leave out that for which networks have to be run")
     data_dir: str = option("", "where the images lie now (default: where they lay in training)")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
 

@@ -1,12 +1,14 @@
 """reporting/measure.py: numbers of networks against their definitions and numbers by hand."""
 
 from itertools import permutations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from dataset.base import DataSet, Split
 from reporting import measure
 from reporting.measure import Cache, Outputs
 
@@ -16,7 +18,9 @@ class Shown:
 
     def __init__(self, logits, labels=(0, 1), maps=None, name="a"):
         logits, labels = torch.tensor(logits), torch.tensor(labels)
-        self.outputs = Outputs(logits, labels, logits, labels, maps or {}, 7)
+        self.outputs = Outputs(
+            logits, labels, torch.arange(len(labels)), logits, labels, maps or {}, 7
+        )
         self.sha256, self.images = name * 64, (None, "f" * 64)
 
 
@@ -24,12 +28,43 @@ def logits_of(*shares):
     return [[float(np.log(p)) for p in row] for row in shares]
 
 
-def test_accuracy_of_all_and_of_each_class():
-    network = Shown(logits_of((0.9, 0.1), (0.6, 0.4), (0.3, 0.7)), (0, 1, 1))
+def test_accuracy_and_what_each_class_is_taken_for():
+    network = Shown(logits_of((0.8, 0.1, 0.1), (0.6, 0.3, 0.1), (0.2, 0.7, 0.1)), (0, 1, 1))
     looks = measure.looks_of(network)
     assert looks["accuracy"] == pytest.approx(200 / 3)
-    assert looks["hits"].tolist() == [1, 1]
-    assert looks["images"].tolist() == [1, 2]
+    assert looks["confusion"].tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
+    shares = measure.confusion_shares(looks["confusion"])
+    assert shares.tolist() == [[100, 0, 0], [50, 50, 0], [0, 0, 0]]
+
+
+def test_the_worst_images_are_those_of_the_highest_loss(monkeypatch):
+    monkeypatch.setattr(measure, "WORST", 2)
+    images = torch.randint(256, (3, 3, 8, 8), dtype=torch.uint8)
+    labels = torch.tensor([0, 1, 0])
+    split = Split(images, labels)
+    data = DataSet("a", split, split, ("a", "b"), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    student = Shown(logits_of((0.4, 0.6), (0.3, 0.7), (0.1, 0.9)), labels.tolist())
+    teacher = Shown(logits_of((0.8, 0.2), (0.5, 0.5), (0.3, 0.7)), labels.tolist())
+    student.images = (data, "f" * 64)
+    found = measure.worst(student, teacher)
+    assert np.array_equal(found["pixels"], images[[2, 0]].permute(0, 2, 3, 1).numpy())
+    assert found["labels"].tolist() == [0, 0]
+    assert found["answers"].tolist() == [[1, 1], [1, 0]]
+    assert found["shares"] == pytest.approx(np.array([[0.9, 0.7], [0.6, 0.8]]))
+    assert measure.worst(student, None)["answers"].tolist() == [[1], [1]]
+    monkeypatch.setattr(measure, "THUMBNAIL", 4)
+    assert measure.worst(student, None)["pixels"].shape == (2, 4, 4, 3)
+
+
+def test_a_latency_is_the_median_of_the_passes_after_those_that_warm_up(monkeypatch):
+    seconds = [9, 9, 1, 7, 2, 6, 3, 5, 4]
+    clock = iter(
+        [t for n in range(len(seconds)) for t in (sum(seconds[:n]), sum(seconds[: n + 1]))]
+    )
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    shown = []
+    assert measure.time_passes(shown.append, torch.zeros(32, 3, 8, 8)) == 4000
+    assert len(shown) == measure.WARM_UP + measure.PASSES == len(seconds)
 
 
 def test_calibration_error_by_hand():

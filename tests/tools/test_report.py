@@ -1,5 +1,6 @@
 """tools/report.py: the runs of a plan, trained here, on one page."""
 
+import csv
 import json
 import re
 import shutil
@@ -106,11 +107,33 @@ def test_every_picture_is_there_and_nothing_is_noted(page, folder):
     names = {path.stem for path in (folder / "out" / "figures").glob("*.svg")}
     assert names == {
         "over-baseline", "over-alone", "cost-fake", "1-differences", "1-curves", "1-closeness",
-        "1-reliability", "1-classes", "1-correlation", "1-cka", "1-tsne",
+        "1-reliability", "1-classes", "1-confusion", "1-correlation", "1-cka", "1-tsne",
     }  # fmt: skip
     assert names == {path.stem for path in (folder / "out" / "figures").glob("*.pdf")}
     assert page.count("<figure>") == len(names)
     assert 'id="notes"' not in page
+
+
+def test_teacher_and_student_stand_side_by_side_with_their_cost(page, folder):
+    assert re.findall("<th>((?:teacher|student) [^<]*)</th>", page) == [
+        "teacher resnet14", "student resnet8",
+    ]  # fmt: skip
+    rows = re.findall(r"<tr><td>((?:param|FLOPs|latency)[^<]*)</td><td>([\d.,]+)", page)
+    names = [
+        "parameters",
+        "FLOPs of an image",
+        "latency of a batch of 1",
+        "latency of a batch of 32",
+    ]
+    assert [name for name, _ in rows] == names
+    assert "1 thread:" in page or "threads:" in page
+    lines = list(csv.DictReader((folder / "out" / "table.csv").open()))
+    assert all(float(line["latency_32_ms"]) > 0 for line in lines)
+
+
+def test_the_worst_images_of_each_student_are_in_the_page(page):
+    assert page.count('<img src="data:image/png;base64,') == 3 * 8
+    assert page.count("<br>student: ") == page.count("<br>teacher: ") == 3 * 8
 
 
 def test_details_have_command_and_losses(page):
@@ -121,7 +144,8 @@ def test_details_have_command_and_losses(page):
 
 def test_what_is_kept_is_not_computed_again(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("reporting.measure.run_network", None)
+    for name in ("run_network", "time_passes", "thumbnails"):
+        monkeypatch.setattr(f"reporting.measure.{name}", None)
     before = (folder / "out" / "table.csv").read_text()
     report.report(["save", "--plan", "small.yaml", "--out", "out", "--device", "cpu"])
     assert (folder / "out" / "table.csv").read_text() == before
