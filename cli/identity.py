@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from cli.setting import Setting
 from dataset.augment import AUGMENTATION_VERSION
+from dataset.base import StreamedSet
 from dataset.folder import DECODING_VERSION
-from dataset.stream import StreamedSet
 from engine.distributed import world_size
 from engine.fit import DROPOUT_VERSION
 from engine.objective import PROBE_VERSION
@@ -35,6 +35,11 @@ def make_experiment(kind: str, setting: Setting, title: Title, source: str = "")
     code = code_versions(kind, setting)
     idle = options.idle | ({"fraction_seed"} if options.train_fraction == 1 else set())
     idle |= set() if options.val_fraction else {"val_seed"}
+    if "in_memory" in values and isinstance(setting.data, StreamedSet):
+        values["in_memory"] = "off"  # whoever decided it: other code draws and cuts its crops
+        idle -= {"in_memory"}
+    else:
+        idle |= {"in_memory"}
     identity = identity_of({name: value for name, value in values.items() if name not in idle})
     unusual = [
         name

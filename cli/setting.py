@@ -1,7 +1,9 @@
 """What every command that trains works out first: device, data, learning rates."""
 
+import io
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,13 +13,19 @@ import torch
 
 from cli.start import Start, start_of
 from dataset import DATASETS
-from dataset.base import Batch
+from dataset.base import Batch, StreamedSet
 from dataset.fingerprint import fingerprint
 from dataset.loader import Loader, Loading
-from dataset.stream import StreamedSet, StreamLoader
+from dataset.stream import StreamLoader
 from dataset.subset import AnySet, hold_out, take_fraction
 from engine.device import Numerics, start
-from engine.distributed import local_main_process_first, on_main_process, rank, world_size
+from engine.distributed import (
+    is_main_process,
+    local_main_process_first,
+    on_main_process,
+    rank,
+    world_size,
+)
 from engine.objective import PooledOnce
 from engine.recipe import Schedule, make_schedule
 from helper.errors import UserError
@@ -144,7 +152,8 @@ def make_setting(options: Resolved, model: str) -> Setting:
 def load_data(options: Resolved) -> AnySet:
     """The data set that --dataset names."""
     entry = DATASETS[options.dataset]
-    with local_main_process_first():
+    silence = nullcontext() if is_main_process() else redirect_stderr(io.StringIO())
+    with local_main_process_first(), silence:
         return entry.load(options.read(entry.Options))
 
 

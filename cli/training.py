@@ -14,8 +14,8 @@ from cli.networks import Trained, count_parameters
 from cli.parts import Parts
 from cli.setting import AnyLoader, Loaders, Setting
 from dataset import DATASETS
+from dataset.base import StreamedSet
 from dataset.loader import smallest_batch
-from dataset.stream import StreamedSet
 from engine.bank import Bank, scores_in
 from engine.distributed import is_main_process, on_main_process, world_size
 from engine.evaluate import evaluate

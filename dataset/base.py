@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dataset.layout import Files
 from helper.errors import UserError
 
 MIN_SIZE = 8  # pixels a side; the networks halve an image at least twice
@@ -59,6 +60,24 @@ class DataSet:
     @property
     def image_size(self) -> int:
         return self.train.images.shape[-1]
+
+
+@dataclass(frozen=True)
+class StreamedSet:
+    """A data set on disk: the image files of a training and a test split, read as a run trains."""
+
+    name: str
+    train: Files
+    test: Files
+    classes: tuple[str, ...]  # K names
+    mean: tuple[float, float, float]  # of images in [0, 1]
+    std: tuple[float, float, float]
+    image_size: int
+    padding: int = 0  # border of the scaled image that crops are cut from; 0: random resized crops
+    flip: bool = True  # whether half of the training images are flipped
+    networks: Mapping[str, str] = field(default_factory=dict)  # see `DataSource`
+    hash_content: bool = False  # whether the content of its files is part of its fingerprint
+    val: Files | None = None  # held out of the training split, see `subset.hold_out`
 
 
 class DataSource:
@@ -119,14 +138,19 @@ def check_image_size(image_size: int) -> None:
 
 
 def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of each channel over all pixels, scaled to [0, 1]; exact, from histograms.
-
-    images: (N, 3, H, W) uint8. A channel of one value gets a std of 1/255 instead of 0.
-    """
+    """Mean and std of each channel over all pixels of images (N, 3, H, W) uint8."""
     counts = torch.zeros(3, 256, dtype=torch.int64)
     for part in images.split(1024):
         for channel, pixels in enumerate(part.unbind(1)):
             counts[channel] += torch.bincount(pixels.reshape(-1), minlength=256)
+    return mean_and_std_of(counts)
+
+
+def mean_and_std_of(counts: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of each channel, scaled to [0, 1], of a histogram (3, 256); exact.
+
+    A channel of one value gets a std of 1/255 instead of 0.
+    """
     share = counts.double() / counts.sum(dim=1, keepdim=True)  # (3, 256)
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = share @ values  # (3,)

@@ -6,9 +6,9 @@ import os
 
 from torch import Tensor
 
-from dataset.base import DataSet
+from dataset.base import DataSet, StreamedSet
+from dataset.folder import content_hashes
 from dataset.layout import Files, reading
-from dataset.stream import StreamedSet
 
 
 def fingerprint(data: DataSet | StreamedSet) -> str:
@@ -16,7 +16,8 @@ def fingerprint(data: DataSet | StreamedSet) -> str:
 
     Images in memory: pixels and labels of all splits, class names, mean, std, padding, flip.
     Image files: the names, sizes in bytes and labels of all splits, class names, mean, std,
-    image_size. The files are not read, so a change that keeps a file's name and size goes unseen.
+    image_size. The files are not read, so a change that keeps a file's name and size goes unseen;
+    with `hash_content` they are, and their contents stand in the place of sizes.
     """
     digest, splits = hashlib.sha256(), list(filter(None, (data.train, data.test, data.val)))
     if isinstance(data, DataSet):
@@ -27,7 +28,7 @@ def fingerprint(data: DataSet | StreamedSet) -> str:
     else:
         _add(digest, "files", data.image_size)
         for split in splits:
-            _add_files(digest, split)
+            _add_files(digest, split, data.hash_content)
     _add(digest, data.classes, *([float(x) for x in values] for values in (data.mean, data.std)))
     return digest.hexdigest()
 
@@ -41,10 +42,14 @@ def _add_tensor(digest, tensor: Tensor) -> None:
     digest.update(memoryview(tensor.detach().cpu().contiguous().numpy()))
 
 
-def _add_files(digest, files: Files) -> None:
+def _add_files(digest, files: Files, hash_content: bool) -> None:
     _add(digest, len(files.paths))
-    for path, label in zip(files.paths, files.labels, strict=True):
-        with reading(path):
-            size = os.stat(path).st_size
-        name = path.removeprefix(files.root).lstrip(os.sep).replace(os.sep, "/")
-        digest.update(b"%b\0%d %d\n" % (os.fsencode(name), label, size))
+    with reading(files.root):
+        marks = content_hashes(files.paths) if hash_content else map(size_of, files.paths)
+        for path, label, mark in zip(files.paths, files.labels.tolist(), marks, strict=True):
+            name = path.removeprefix(files.root).lstrip(os.sep).replace(os.sep, "/")
+            digest.update(b"%b\0%d %b\n" % (os.fsencode(name), label, mark))
+
+
+def size_of(path: str) -> bytes:
+    return b"%d" % os.stat(path).st_size

@@ -8,33 +8,57 @@ import concurrent.futures
 import contextlib
 import hashlib
 import io
+import math
 import multiprocessing
 import os
 import stat
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from dataset import DATASETS
-from dataset.base import DataSet, DataSource, Split, check_image_size, mean_and_std
-from dataset.layout import Files, SplitOptions, find_files, name_of, print_note, reading
+from dataset.base import (
+    DataSet,
+    DataSource,
+    Split,
+    StreamedSet,
+    check_image_size,
+    mean_and_std,
+    mean_and_std_of,
+)
+from dataset.layout import (
+    SPLITS,
+    Files,
+    Layout,
+    SplitOptions,
+    find_files,
+    name_of,
+    print_note,
+    reading,
+)
 from helper.errors import UserError
 from helper.options import option, positive
 
 if TYPE_CHECKING:  # Pillow is imported where an image is read, which a command's --help never does
     from PIL import Image
 
+T = TypeVar("T")
+SHARE = 0.5  # of the machine's memory that images take at most unless they are told to
 MAX_SIZE = 64  # default size of larger images: the data set has to fit in memory
 DECODING_VERSION = 2  # raised when decoding changes: older cache files are not read
 DECODE_BATCH = 64  # images that a process decodes at a time
 # Pillow would open others as well, PostScript with a program of its own
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+HASH_CONTENT = "know files again by a hash of their content, which reads all of them"
 MAX_BYTES = 1 << 31  # of a file: more is no image
 MAX_PIXELS = 1 << 27  # of an image whose shorter side has been scaled
 
@@ -44,6 +68,24 @@ class Decoded(NamedTuple):
 
     images: np.ndarray  # (M, 3, S, S) uint8, of those that are images
     readable: np.ndarray  # (N,) bool, M of them true
+
+    def is_of(self, n: int) -> bool:
+        """Whether it is whole, and of n files."""
+        fits = self.images.ndim == 4 and len(self.readable) == n
+        fits = fits and len(self.images) == self.readable.sum()
+        return fits and (self.images.dtype, self.readable.dtype) == (np.uint8, bool)
+
+
+class Survey(NamedTuple):
+    """What is known of N files without their pixels."""
+
+    counts: np.ndarray  # (3, 256) int64: pixels of each value in all images, scaled and cut
+    readable: np.ndarray  # (N,) bool
+
+    def is_of(self, n: int) -> bool:
+        """Whether it is whole, and of n files."""
+        shapes, types = (self.counts.shape, self.readable.shape), (np.int64, bool)
+        return shapes == ((3, 256), (n,)) and (self.counts.dtype, self.readable.dtype) == types
 
 
 @DATASETS.register("folder")
@@ -74,19 +116,28 @@ class Folder(DataSource):
         skip_corrupt: bool = option(
             False, "leave out files that are no images, and name them", added=True
         )
+        hash_content: bool = option(False, HASH_CONTENT, added=True)
+        in_memory: str = option(
+            "auto", "keep decoded images in memory, or read files as a run trains: on, off, or "
+            "auto, on where they take at most half of the machine's", choices=("auto", "on", "off"),
+            added=True,
+        )  # fmt: skip
 
     @staticmethod
-    def load(options: Options) -> DataSet:
+    def load(options: Options) -> DataSet | StreamedSet:
         size = options.image_size
         if size is not None:
             check_image_size(size)
         layout = find_files(options.data_dir, options)
         splits = [files for files in layout[1:] if files]  # train, test, val
-        cache = Path(options.cache_dir) / f"folder-{content_key(splits, size)}.npz"
+        if not fits_in_memory(sum(len(files.paths) for files in splits), options):
+            return streamed(layout, options)
+        key = content_key(splits, size, options.hash_content)
+        cache = Path(options.cache_dir) / f"folder-{key}.npz"
         paths = [path for files in splits for path in files.paths]
-        kept = read_cache(cache, len(paths))
+        kept = read_cache(cache, Decoded, len(paths))
         decoded = kept or decode(paths, size)
-        report_corrupt(paths, decoded, options.skip_corrupt)
+        report_corrupt(paths, decoded.readable, decoded.images.shape[-1], options.skip_corrupt)
         if not kept:
             write_cache(cache, decoded)
         train, test, *val = to_splits(decoded, splits, layout.classes)
@@ -107,33 +158,145 @@ class Folder(DataSource):
 
 def to_splits(decoded: Decoded, splits: list[Files], classes: tuple[str, ...]) -> list[Split]:
     """The readable images of each split; UserError where a class has none to train on."""
-    labels = torch.tensor([label for files in splits for label in files.labels])  # (N,)
+    labels = torch.cat([files.labels for files in splits])  # (N,)
     sizes = [len(files.labels) for files in splits]
     readable = torch.from_numpy(decoded.readable)
     counts = [int(part.sum()) for part in readable.split(sizes)]
     images = torch.from_numpy(decoded.images).split(counts)
     found = [Split(*pair) for pair in zip(images, labels[readable].split(counts))]
-    for label, n in enumerate(found[0].labels.bincount(minlength=len(classes)).tolist()):
-        if not n:
-            raise UserError(f"no readable image of class {classes[label]} to train on")
-    if not all(counts):
-        raise UserError(f"no readable image to test on below {splits[counts.index(0)].root}")
+    check_enough([split.labels for split in found], splits, classes)
     return found
 
 
-def content_key(splits: list[Files], size: int | None) -> str:
+def check_enough(labels: list[Tensor], splits: list[Files], classes: tuple[str, ...]) -> None:
+    """UserError unless readable images of these labels are enough to train and to test on."""
+    for label, n in enumerate(labels[0].bincount(minlength=len(classes)).tolist()):
+        if not n:
+            raise UserError(f"no readable image of class {classes[label]} to train on")
+    for own, files in zip(labels, splits):
+        if not len(own):
+            raise UserError(f"no readable image to test on below {files.root}")
+
+
+def fits_in_memory(n: int, options: Folder.Options) -> bool:
+    """Whether n images are to be kept in memory.
+
+    It is decided by the memory that there is, not by what is free: a run that goes on later, and
+    another process of it, have to decide alike.
+    """
+    size, chosen = options.image_size, options.in_memory
+    if size is None:
+        if chosen == "off":
+            raise UserError("--in_memory off needs the size to train at: give --image_size")
+        return True
+    needed, there = 3 * n * size**2, host_memory()
+    takes = f"{n:,} images of {size} x {size} take {needed / 1e9:,.1f} GB"
+    if chosen == "on" and needed > there:
+        raise UserError(
+            f"--in_memory on: {takes}, and there are {there / 1e9:,.1f}: give a smaller "
+            "--image_size, or --in_memory off"
+        )
+    if chosen == "auto" and needed > SHARE * there:
+        print_note(f"{takes}, more than half of {there / 1e9:,.1f}: see --in_memory")
+        return False
+    return chosen != "off"
+
+
+def host_memory() -> float:
+    """Bytes of memory that this machine has for each process of a run; without end if unknown."""
+    if not hasattr(os, "sysconf"):
+        return math.inf
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    mine = int(processes) if processes.isdecimal() else 1
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / max(1, mine)
+
+
+def streamed(layout: Layout, options: Folder.Options) -> StreamedSet:
+    """The data set with its files read as a run trains, in the crops that it has in memory."""
+    size, known = options.image_size, survey(layout.train, options)
+    if options.skip_corrupt:
+        layout = without_corrupt(layout, options)
+    else:
+        report_corrupt(list(layout.train.paths), known.readable, size, skip=False)
+    mean, std = mean_and_std_of(torch.from_numpy(known.counts))
+    padding = size // 8 if options.crop == "padded" else 0
+    more = {"padding": padding, "flip": options.flip, "hash_content": options.hash_content}
+    return StreamedSet(
+        Folder.called(options), **layout._asdict(), mean=mean, std=std, image_size=size, **more
+    )
+
+
+def without_corrupt(layout: Layout, options: Any) -> Layout:
+    """The files with those marked that are no images; they are named and counted."""
+    splits = {name: files for name in SPLITS if (files := getattr(layout, name))}
+    for name, files in splits.items():
+        readable = survey(files, options).readable
+        report_corrupt(list(files.paths), readable, options.image_size, skip=True)
+        splits[name] = files._replace(readable=torch.from_numpy(readable))
+    labels = [files.labels[files.readable] for files in splits.values()]
+    check_enough(labels, list(splits.values()), layout.classes)
+    return layout._replace(**splits)
+
+
+def survey(files: Files, options: Any) -> Survey:
+    """What is known of a split's files: they are all read once, and it is kept in `cache_dir`."""
+    size, n = options.image_size, len(files.paths)
+    key = content_key([files], size, options.hash_content)
+    cache = Path(options.cache_dir) / f"survey-{key}.npz"
+    if kept := read_cache(cache, Survey, n):
+        return kept
+    parts = list(in_groups(partial(survey_group, size=size), list(files.paths), "reading"))
+    counts, readable = zip(*parts)
+    found = Survey(sum(counts), np.concatenate(readable))
+    write_cache(cache, found)
+    return found
+
+
+def survey_group(paths: list[str], size: int) -> Survey:
+    counts, readable = np.zeros((3, 256), np.int64), np.zeros(len(paths), bool)
+    for i, path in enumerate(paths):  # one at a time, since they may be large
+        images, readable[i : i + 1] = decode_group([path], size, None)
+        channels = images.swapaxes(0, 1).reshape(3, -1)
+        counts += np.stack([np.bincount(x, minlength=256) for x in channels])
+    return Survey(counts, readable)
+
+
+def content_key(splits: list[Files], size: int | None, by_content: bool = False) -> str:
     """A hash of all that the decoded images depend on: image size, and of each file its name, its
-    size and when it was changed (ctime as well, which nobody can set). No file is read."""
+    size and when it was changed (ctime as well, which nobody can set), or a hash of its content; no
+    other file is read."""
     total = hashlib.sha256(f"{DECODING_VERSION} {MAX_SIZE} {size}".encode())
     for files in splits:
         total.update(b"%d\0" % len(files.paths))
-        for path in files.paths:
-            with reading(path):
-                known = os.stat(path)
-            times = b"%d %d" % (known.st_mtime_ns, known.st_ctime_ns)
-            name = os.fsencode(path.removeprefix(files.root))
-            total.update(b"%b\0%d %b\0" % (name, known.st_size, times))
+        marks = content_hashes(files.paths) if by_content else map(size_and_times, files.paths)
+        with reading(files.root):
+            for path, mark in zip(files.paths, marks):
+                total.update(b"%b\0%b\0" % (os.fsencode(path.removeprefix(files.root)), mark))
     return total.hexdigest()[:32]
+
+
+def size_and_times(path: str) -> bytes:
+    known = os.stat(path)
+    return b"%d %d %d" % (known.st_size, known.st_mtime_ns, known.st_ctime_ns)
+
+
+def content_hashes(paths: Sequence[str]) -> Iterator[bytes]:
+    """sha256, in hex, of each file."""
+    return chain.from_iterable(in_groups(hash_group, list(paths), "hashing"))
+
+
+def hash_group(paths: list[str]) -> list[bytes]:
+    return [hashlib.sha256(read_file(path)).hexdigest().encode() for path in paths]
+
+
+def in_groups(work: Callable[[list[str]], T], paths: list[str], title: str) -> Iterator[T]:
+    """What `work` makes of some files at a time, in several processes, below a progress bar."""
+    groups = [paths[i : i + DECODE_BATCH] for i in range(0, len(paths), DECODE_BATCH)]
+    bar = tqdm(total=len(paths), desc=title, unit="file", disable=None)
+    with bar, worker_pool() as pool:
+        for group, found in zip(groups, pool.map(work, groups)):
+            yield found
+            bar.update(len(group))
 
 
 def read_file(path: str) -> bytes:
@@ -160,23 +323,19 @@ def decode(paths: list[str], size: int | None) -> Decoded:
         if min(common) > MAX_SIZE:
             width, height = common
             print_note(f"images of {width} x {height} become {size} x {size}; see --image_size")
-    groups = [paths[i : i + DECODE_BATCH] for i in range(0, len(paths), DECODE_BATCH)]
     work = partial(decode_group, size=size, common=common)
     try:
         images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
     except (MemoryError, ValueError):
         raise UserError(
             f"{len(paths):,} images of {size} x {size} do not fit in memory: give a smaller "
-            "--image_size, or --dataset imagenet, which reads them as it trains"
+            "--image_size, with --in_memory off to read them as a run trains"
         ) from None
     masks, done = [], 0
-    bar = tqdm(total=len(paths), desc="decoding", unit="image", disable=None)
-    with bar, worker_pool() as pool:
-        for part in pool.map(work, groups):
-            images[done : done + len(part.images)] = part.images
-            masks.append(part.readable)
-            done += len(part.images)
-            bar.update(len(part.readable))
+    for part in in_groups(work, paths, "decoding"):
+        images[done : done + len(part.images)] = part.images
+        masks.append(part.readable)
+        done += len(part.images)
     return Decoded(images[:done], np.concatenate(masks))
 
 
@@ -188,13 +347,13 @@ def first_size(paths: list[str]) -> tuple[int, int]:
     return open_image(paths[-1]).size
 
 
-def report_corrupt(paths: list[str], decoded: Decoded, skip: bool) -> None:
+def report_corrupt(paths: list[str], readable: np.ndarray, size: int, skip: bool) -> None:
     """Name and count the files that are no images; UserError where they are not to be skipped."""
-    corrupt = [path for path, readable in zip(paths, decoded.readable) if not readable]
+    corrupt = [path for path, known in zip(paths, readable) if not known]
     count = f"{len(corrupt)} of {len(paths)} files are no images"
     for path in corrupt:
         try:
-            open_image(path, decoded.images.shape[-1])
+            open_image(path, size)
         except UserError as error:
             if not skip:
                 raise UserError(f"{error}; {count}") from error
@@ -306,16 +465,15 @@ def resize_and_center_crop(image: "Image.Image", size: int) -> "Image.Image":
     return image.crop((left, top, left + size, top + size))
 
 
-def read_cache(path: Path, n: int) -> Decoded | None:
-    """The images of N files, or None if the file is absent or (with a note) broken."""
+def read_cache(path: Path, kind: type[T], n: int) -> T | None:
+    """What is kept of n files, or None if the file is absent or (with a note) broken."""
     if not os.path.exists(path):
         return None
     try:
         with np.load(path, allow_pickle=False) as stored:  # checks the checksum of each array
-            images, readable = stored["images"], stored["readable"]
-        fits = images.ndim == 4 and len(readable) == n and len(images) == readable.sum()
-        if fits and (images.dtype, readable.dtype) == (np.uint8, bool):
-            return Decoded(images, readable)
+            found = kind(*(stored[name] for name in kind._fields))
+        if found.is_of(n):
+            return found
         problem = "is broken (unexpected content)"
     except OSError as error:
         problem = f"cannot be read ({error.strerror or error})"
@@ -325,19 +483,19 @@ def read_cache(path: Path, n: int) -> Decoded | None:
     return None
 
 
-def write_cache(path: Path, decoded: Decoded) -> None:
+def write_cache(path: Path, found: Decoded | Survey) -> None:
     """Write under another name and rename, so that no reader ever sees half a file."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
             temporary = Path(file.name)
-            np.savez(file, **decoded._asdict())
+            np.savez(file, **found._asdict())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        print_note(f"decoded images are not kept in {path}: {error}")
+        print_note(f"what was read is not kept in {path}: {error}")
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -9,9 +9,9 @@ from urllib.error import URLError
 import torch
 
 from dataset import DATASETS
-from dataset.base import DataSource, check_image_size
+from dataset.base import DataSource, StreamedSet, check_image_size
+from dataset.folder import HASH_CONTENT, without_corrupt
 from dataset.layout import SplitOptions, find_files, name_of
-from dataset.stream import StreamedSet
 from helper.errors import UserError
 from helper.options import option, positive
 
@@ -47,6 +47,8 @@ class ImageNet(DataSource):
         )  # fmt: skip
         flip: bool = option(True, "flip half of the training images", added=True)
         skip_corrupt: bool = option(False, "leave out files that are no images, and name them")
+        hash_content: bool = option(False, HASH_CONTENT, added=True)
+        cache_dir: str = option("./data/cache", "folder for what is found out of the files")
 
     @staticmethod
     def recipe(typed: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,6 +66,8 @@ class ImageNet(DataSource):
     def load(options: Options) -> StreamedSet:
         check_image_size(options.image_size)
         layout = find_files(options.data_dir, options)
+        if options.skip_corrupt:
+            layout = without_corrupt(layout, options)
         return StreamedSet(
             name=ImageNet.called(options),
             **layout._asdict(),
@@ -73,7 +77,7 @@ class ImageNet(DataSource):
             networks=ImageNet.networks,
             padding=options.image_size // 8 if options.crop == "padded" else 0,
             flip=options.flip,
-            skip_corrupt=options.skip_corrupt,
+            hash_content=options.hash_content,
         )
 
     @staticmethod

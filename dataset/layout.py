@@ -1,7 +1,7 @@
 """Which image files a data set on disk has, and the class and the split of each.
 
 DIR/train/CLASS/IMAGE with val/ or test/ or both; DIR/CLASS/IMAGE, which is split here; or a file of
-path,label or path,label,split.
+path,label or path,label,split. N files of a split.
 """
 
 import contextlib
@@ -10,10 +10,14 @@ import hashlib
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from helper.errors import UserError, one_line
 from helper.options import at_most, option, positive_share, seed
@@ -24,12 +28,35 @@ UNSPLIT = ""  # stands for the name of a split where there is none
 COLUMNS = {"path", "label"}  # of a CSV file; and `split`, which may be absent
 
 
+class Paths(Sequence[str]):
+    """Names of files as one block of bytes that all processes share.
+
+    A list of a million strings becomes each worker's own: to read one is to count a reference.
+    """
+
+    def __init__(self, paths: Iterable[str]):
+        text = os.fsencode("".join(f"{path}\0" for path in paths))
+        self._text = torch.from_numpy(np.frombuffer(bytearray(text), np.uint8))
+        self._ends = (self._text == 0).nonzero()[:, 0]  # (N,)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        start = self._ends[index - 1] + 1 if index else 0
+        return os.fsdecode(self._text[start : self._ends[index]].numpy().tobytes())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(os.fsdecode(self._text.numpy().tobytes()).split("\0")[:-1])
+
+
 class Files(NamedTuple):
     """The image files of a split and the class of each."""
 
-    paths: list[str]
-    labels: list[int]
+    paths: Paths
+    labels: Tensor  # (N,) int64
     root: str = ""  # folder with which each path begins
+    readable: Tensor | None = None  # (N,) bool, the others are left out; None: all are used
 
 
 class Part(NamedTuple):
@@ -282,6 +309,6 @@ def shortened(names: set[str], limit: int = 5) -> str:
 
 def files_of(part: Part, classes: tuple[str, ...]) -> Files:
     """The files in the order of their classes, each with the number of its class."""
-    paths = [path for name in classes for path in part.classes[name]]
-    labels = [label for label, name in enumerate(classes) for _ in part.classes[name]]
-    return Files(paths, labels, part.root)
+    paths = Paths(path for name in classes for path in part.classes[name])
+    sizes = torch.tensor([len(part.classes[name]) for name in classes])
+    return Files(paths, torch.arange(len(classes)).repeat_interleave(sizes), part.root)

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from dataset.augment import draw, members_by_class
-from dataset.base import DataSet, Split
-from dataset.layout import Files
-from dataset.stream import StreamedSet
+from dataset.base import DataSet, Split, StreamedSet
+from dataset.layout import Files, Paths
 from helper.errors import UserError
 
 AnySet = DataSet | StreamedSet
@@ -29,7 +28,7 @@ def take_fraction(data: AnySet, fraction: float, seed: int) -> AnySet:
         raise ValueError(f"a fraction of {fraction} of the training images: it is in (0, 1]")
     if fraction == 1:
         return data
-    kept = stratified(torch.as_tensor(data.train.labels).cpu(), fraction, seed)
+    kept = stratified(data.train.labels.cpu(), fraction, seed)
     return replace(data, train=part_of(data.train, kept))
 
 
@@ -46,7 +45,7 @@ def hold_out(data: AnySet, fraction: float, seed: int) -> AnySet:
         raise UserError(
             f"--val_fraction: {data.name} has held-out images of its own (val/): leave the flag out"
         )
-    labels = torch.as_tensor(data.train.labels).cpu()
+    labels = data.train.labels.cpu()
     kept = stratified(labels, 1 - fraction, seed, HELD_OUT)
     held = torch.ones(len(labels), dtype=torch.bool).index_fill_(0, kept, False).nonzero()[:, 0]
     if not len(held):
@@ -62,8 +61,10 @@ def part_of(split: Split | Files, kept: Tensor) -> Split | Files:
     if isinstance(split, Split):
         kept = kept.to(split.labels.device)
         return Split(split.images[kept], split.labels[kept])
-    paths, labels = ([entries[i] for i in kept.tolist()] for entries in (split.paths, split.labels))
-    return split._replace(paths=paths, labels=labels)
+    names = list(split.paths)
+    paths = Paths(names[i] for i in kept.tolist())
+    readable = None if split.readable is None else split.readable[kept]
+    return split._replace(paths=paths, labels=split.labels[kept], readable=readable)
 
 
 def stratified(labels: Tensor, fraction: float, seed: int, purpose: int = SUBSET) -> Tensor:

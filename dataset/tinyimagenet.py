@@ -36,7 +36,7 @@ class TinyImageNet(DataSource):
         root = Path(options.data_dir) / FOLDER
         with reading(root):
             check_folder(root)
-        folder = Folder.Options(str(root), options.image_size, options.cache_dir)
+        folder = Folder.Options(str(root), options.image_size, options.cache_dir, in_memory="on")
         return replace(Folder.load(folder), name="tinyimagenet", mean=MEAN, std=STD)
 
 

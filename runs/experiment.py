@@ -10,9 +10,9 @@ from helper.errors import UserError
 
 # Options that change no number, or only where things lie and what is said. The one such list.
 NO_NUMBER = frozenset({
-    "any_teacher", "bank_batch", "bank_limit", "cache_dir", "cfg", "data_dir", "methods_dir",
-    "no_pair_defaults", "num_workers", "overwrite", "path_s", "path_t", "print_freq", "resume",
-    "save_dir", "save_freq", "tb_freq", "trial", "wandb",
+    "any_teacher", "bank_batch", "bank_limit", "cache_dir", "cfg", "data_dir", "hash_content",
+    "methods_dir", "no_pair_defaults", "num_workers", "overwrite", "path_s", "path_t", "print_freq",
+    "resume", "save_dir", "save_freq", "tb_freq", "trial", "wandb",
 })  # fmt: skip
 # Options that change numbers by rounding alone: recorded, and a run may go on under others.
 ROUNDING = frozenset({

@@ -22,7 +22,7 @@ from dataset import DATASETS
 from dataset.base import DataSet, DataSource, mean_and_std
 from dataset.fingerprint import fingerprint
 from dataset.folder import Folder, content_key, open_image, resize_and_center_crop
-from dataset.layout import Files
+from dataset.layout import Files, Paths
 from dataset.loader import Loader, Loading
 from dataset.subset import hold_out
 from helper.errors import UserError
@@ -305,8 +305,8 @@ def images(tmp_path):
     return root
 
 
-def load_folder(root, image_size=None, cache=None):
-    options = Folder.Options(str(root), image_size, str(cache or root.parent / "cache"))
+def load_folder(root, image_size=None, cache=None, **more):
+    options = Folder.Options(str(root), image_size, str(cache or root.parent / "cache"), **more)
     return Folder.load(options)
 
 
@@ -357,7 +357,7 @@ def test_key_depends_on_names_sizes_and_times(tmp_path):
         Path(path).write_bytes(content)
 
     def key(paths=paths, size=None):
-        return content_key([Files(paths, [0] * len(paths), str(tmp_path))], size)
+        return content_key([Files(Paths(paths), torch.zeros(len(paths)), str(tmp_path))], size)
 
     keys = [key(), key(size=32), key(paths[::-1]), key(paths[:1])]
     assert key() == keys[0]
@@ -366,6 +366,14 @@ def test_key_depends_on_names_sizes_and_times(tmp_path):
     os.utime(paths[0], ns=(0, 5))
     keys.append(key([paths[0], str(tmp_path / "c.png")]))
     assert len(set(keys)) == len(keys)
+
+
+def test_a_set_is_known_again_by_its_content(images, monkeypatch):
+    first = load_folder(images, hash_content=True)
+    for path in images.rglob("*.bmp"):
+        os.utime(path, ns=(0, 5))
+    monkeypatch.setattr("dataset.folder.decode", lambda *_: pytest.fail("decoded again"))
+    assert torch.equal(load_folder(images, hash_content=True).train.images, first.train.images)
 
 
 def test_the_key_reads_no_file(images, monkeypatch):
@@ -407,14 +415,14 @@ def test_a_cache_that_may_not_be_read_is_not_called_broken(images, monkeypatch, 
 
 def test_a_cache_folder_of_too_long_a_name(images, capsys):
     assert len(load_folder(images, cache=images / ("a" * 300)).train.labels) == 6
-    assert "are not kept in" in capsys.readouterr().err
+    assert "not kept in" in capsys.readouterr().err
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(images, capsys):
     blocked = images.parent / "file"
     blocked.write_text("not a folder")
     assert len(load_folder(images, cache=blocked).train.labels) == 6
-    assert "are not kept in" in capsys.readouterr().err
+    assert "not kept in" in capsys.readouterr().err
 
 
 def test_modes_are_all_turned_into_rgb(images):

@@ -95,9 +95,9 @@ def root(tmp_path):
     return tmp_path / "images"
 
 
-def load(root, image_size=16):
+def load(root, image_size=16, **options):
     entry = DATASETS["imagenet"]
-    return entry.load(entry.Options(data_dir=str(root), image_size=image_size))
+    return entry.load(entry.Options(data_dir=str(root), image_size=image_size, **options))
 
 
 def test_where_files_lie_does_not_count(root, tmp_path, monkeypatch):
@@ -118,7 +118,9 @@ def test_what_counts_of_files(root):
         "mean": fingerprint(replace(data, mean=(0.5, 0.5, 0.5))),
         "std": fingerprint(replace(data, std=(0.5, 0.5, 0.5))),
         "splits": fingerprint(replace(data, train=data.test, test=data.train)),
-        "label": fingerprint(replace(data, train=data.train._replace(labels=[0, 0, 0, 1]))),
+        "label": fingerprint(
+            replace(data, train=data.train._replace(labels=torch.tensor([0, 0, 0, 1])))
+        ),
     }
     file = root / "train" / "n02" / "1.png"
     file.write_bytes(file.read_bytes() + b"\0")
@@ -126,6 +128,22 @@ def test_what_counts_of_files(root):
     file.rename(file.with_name("2.png"))
     found["name"] = fingerprint(load(root))
     assert len(set(found.values())) == len(found)
+
+
+def test_contents_count_where_they_are_asked_for(root, tmp_path):
+    def known(where=root):
+        return [fingerprint(load(where, hash_content=asked)) for asked in (False, True)]
+
+    before = known()
+    assert before[0] != before[1]
+    shutil.copytree(root, tmp_path / "elsewhere", copy_function=shutil.copyfile)
+    assert known(tmp_path / "elsewhere") == before
+    file = root / "train" / "n02" / "1.png"
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 1
+    file.write_bytes(content)
+    after = known()
+    assert (after[0] == before[0], after[1] == before[1]) == (True, False)
 
 
 def test_a_file_that_has_gone_is_named(root):

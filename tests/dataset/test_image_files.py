@@ -1,5 +1,6 @@
 """Files and folders that are not what a data set of images should hold."""
 
+import math
 import os
 import struct
 import zlib
@@ -264,6 +265,7 @@ def test_a_folder_of_too_long_a_name(name):
 
 def test_more_images_than_fit_in_memory(root, monkeypatch):
     monkeypatch.setattr("dataset.base.LARGEST_SIZE", 10**8)
+    monkeypatch.setattr("dataset.folder.host_memory", lambda: math.inf)
     where = Folder.Options(str(root), 10**7, str(root.parent / "cache"))
     with pytest.raises(UserError, match="4 images of 10000000 x 10000000 do not fit in memory"):
         Folder.load(where)

@@ -15,9 +15,10 @@ from dataset import DATASETS
 from dataset.augment import STRONG, balanced_order, draw
 from dataset.folder import DECODING_VERSION, open_image, resize_and_center_crop
 from dataset.imagenet import MEAN, STD
+from dataset.layout import Paths
 from dataset.loader import Loading
-from dataset.stream import CROP, ImageFiles, Paths, StreamLoader
-from dataset.subset import hold_out
+from dataset.stream import CROP, ImageFiles, StreamLoader
+from dataset.subset import hold_out, part_of
 from helper.errors import UserError
 from tests.conftest import only
 
@@ -106,7 +107,7 @@ def test_auto_augment_changes_training_images_alone(root):
 def test_padded_crops_are_of_the_scaled_image(root):
     data = load(root, crop="padded", flip=False)
     resized = load(root)
-    chain = ImageFiles([], data, True, Loading()).transforms[CROP].transforms
+    chain = ImageFiles(Paths([]), data, True, Loading()).transforms[CROP].transforms
     assert [type(step).__name__ for step in chain[1:]] == ["RandomCrop", "PILToTensor"]
     shown = torch.cat([batch.images for batch in batches(data, "test")])
     image = resize_and_center_crop(open_image(data.test.paths[4]), 32)
@@ -117,10 +118,10 @@ def test_padded_crops_are_of_the_scaled_image(root):
 
 def test_rand_augment_is_torchvisions(root):
     data = load(root)
-    with_it = ImageFiles([], data, True, Loading(randaugment=True)).transforms[CROP]
+    with_it = ImageFiles(Paths([]), data, True, Loading(randaugment=True)).transforms[CROP]
     assert "RandAugment" in str(with_it)
     assert "RandAugment" not in str(
-        ImageFiles([], data, False, Loading(randaugment=True)).transforms
+        ImageFiles(Paths([]), data, False, Loading(randaugment=True)).transforms
     )
 
 
@@ -139,10 +140,10 @@ def test_a_strong_view_is_read_beside_the_weak_one(root):
 
 def test_a_balanced_epoch_is_that_of_images_in_memory(root):
     data = load(root)
-    few = data.train._replace(paths=data.train.paths[:6], labels=data.train.labels[:6])
+    few = part_of(data.train, torch.arange(6))
     shown = batches(replace(data, train=few), balanced=True)
     index = torch.cat([batch.index for batch in shown])
-    assert torch.equal(index, balanced_order(3, 1, torch.tensor(few.labels)))
+    assert torch.equal(index, balanced_order(3, 1, few.labels))
     images = torch.cat([batch.images for batch in shown])
     twice = (index == index[:, None]).triu(1).nonzero()
     assert len(twice) == 1
@@ -198,23 +199,38 @@ def test_a_broken_file_is_an_error_that_names_it(broken):
         batches(load(broken))
 
 
-def test_a_broken_file_is_skipped_named_once_and_counted(broken, capsys):
-    data = load(broken, skip_corrupt=True)
+def test_a_broken_file_is_skipped_named_once_and_counted(broken, tmp_path, capsys):
+    how = {"skip_corrupt": True, "cache_dir": str(tmp_path / "cache")}
+    data = load(broken, **how)
     loader = StreamLoader(data, "train", 4, Loading(3))
-    place = data.train.paths.index(str(broken / BAD))
+    place = list(data.train.paths).index(str(broken / BAD))
     for epoch in (1, 2):
         seen = torch.cat([batch.index for batch in loader.batches(epoch)]).tolist()
         assert sorted([*seen, place]) == list(range(13))
-    assert all(
-        torch.equal(b.labels, torch.tensor(data.train.labels)[b.index]) for b in loader.batches(1)
-    )
+    assert all(torch.equal(b.labels, data.train.labels[b.index]) for b in loader.batches(1))
     err = capsys.readouterr().err
     assert err.count(f"skipped: {broken / BAD}") == 1
-    assert err.count("1 of 13 files are no images and were skipped") == 3
+    assert err.count("1 of 13 files are no images and were skipped") == 1
     alone = list(StreamLoader(data, "train", 1, Loading(3)).batches(1))
     assert len(alone) == 12  # a batch of nothing but that file is none
-    with pytest.raises(UserError, match="--skip_corrupt needs one process"):
-        StreamLoader(data, "train", 4, Loading(rank=0, ranks=2))
+    for split, size in (("train", 5), ("test", 4)):
+        whole, *shares = (
+            batches(data, split, batch_size=size, rank=rank, ranks=ranks)
+            for rank, ranks in ((0, 1), (0, 2), (1, 2))
+        )
+        for one, *parts in zip(whole, *shares, strict=True):
+            assert torch.equal(torch.cat([part.images for part in parts]), one.images)
+            assert all(torch.equal(part.index, one.index) for part in parts)
+    held = hold_out(load(broken, **how), 0.25, seed=0)
+    assert sum(len(part.index) for part in batches(held) + batches(held, "val")) == 12
+
+
+def test_a_set_without_enough_readable_images(root, tmp_path):
+    for split, words in (("val", "to test on below .*val"), ("train", "of class n01 to train on")):
+        for path in root.glob(f"{split}/*/*"):
+            path.write_bytes(b"")
+        with pytest.raises(UserError, match=f"no readable image {words}"):
+            load(root, skip_corrupt=True, cache_dir=str(tmp_path / "cache"))
 
 
 def test_teacher_and_student_train(run, root, tmp_path, capsys):

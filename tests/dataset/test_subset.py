@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from dataset import DATASETS
-from dataset.base import DataSet, Split
-from dataset.layout import Files
-from dataset.stream import StreamedSet
+from dataset.base import DataSet, Split, StreamedSet
+from dataset.layout import Files, Paths
 from dataset.subset import HELD_OUT, hold_out, stratified, take_fraction
 from helper.errors import UserError
 
@@ -30,8 +29,8 @@ def data(request):
         images = torch.arange(n, dtype=torch.uint8)[:, None, None, None].repeat(1, 3, 8, 8)
         train, test = Split(images, labels), Split(images[:5], torch.arange(5))
         return DataSet("numbers", train, test, CLASSES, *stats, padding=1)
-    train = Files([f"train/{i}" for i in range(n)], labels.tolist(), "train")
-    test = Files([f"val/{i}" for i in range(5)], list(range(5)), "val")
+    train = Files(Paths(f"train/{i}" for i in range(n)), labels, "train")
+    test = Files(Paths(f"val/{i}" for i in range(5)), torch.arange(5), "val")
     return StreamedSet("numbers", train, test, CLASSES, *stats, 8)
 
 
@@ -46,7 +45,7 @@ def samples(part, split="train"):
 @pytest.mark.parametrize(("fraction", "sizes"), [(0.5, HALF), (0.2, FIFTH), (1e-9, (1, 1, 1, 1))])
 def test_each_class_keeps_its_share(data, fraction, sizes):
     part = take_fraction(data, fraction, seed=1)
-    labels = torch.as_tensor(part.train.labels)
+    labels = part.train.labels
     assert tuple(labels.bincount().tolist()) == sizes
     kept = samples(part)
     assert kept == sorted(set(kept)), "the old order"
@@ -100,7 +99,7 @@ def test_images_are_held_out_of_each_class_alike(data):
     train, val = samples(part), samples(part, "val")
     assert sorted(train + val) == list(range(sum(SIZES)))
     assert (train, val) == (sorted(train), sorted(val))
-    labels = torch.as_tensor(part.val.labels)
+    labels = part.val.labels
     assert torch.equal(labels, labels_of()[val])
     assert labels.bincount().tolist() == [8, 5, 2, 1]
     assert part.test is data.test
