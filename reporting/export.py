@@ -9,7 +9,8 @@ from cli.plan import ALONE
 from reporting.measure import TIMED, Measured, calibration_error
 from reporting.statistics import Difference
 from reporting.table import Cell, Column, Table
-from runs.table import Spread, escaped, in_cell, spread
+from runs import table as words
+from runs.table import Spread, escaped, in_cell, markdown_table, spread
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -254,47 +255,40 @@ def csv_interval(name: str, mean: float | None, half: float | None) -> dict[str,
 def markdown_of(table: Table) -> str:
     """Methods x columns, then each column with what may be claimed."""
     names = column_names(table)
-    head = ["", *names]
-    rows = [
-        [table.name(label), *(markdown_cell(table.cells.get((label, c))) for c in table.columns)]
-        for label in table.labels
+    means = [
+        words.Column(
+            name, [markdown_cell(table.cells.get((label, c))) for label in table.labels], "s"
+        )
+        for name, c in zip(names, table.columns, strict=True)
     ]
-    parts = [caption(table), "", *markdown_lines(head, rows)]
+    rows = words.Column("", list(map(table.name, table.labels)))
+    parts = [caption(table), "", markdown_table([rows, *means])]
     for name, column in zip(names, table.columns, strict=True):
-        parts += ["", f"## {escaped(name)}", "", *column_lines(table, column)]
+        parts += ["", f"## {escaped(name)}", "", markdown_table(columns_of(table, column))]
     parts += ["", *(f"- {escaped(note)}" for note in table.notes)]
     return "\n".join(parts).rstrip() + "\n"
-
-
-def markdown_lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    rule = ["---", *("---:" for _ in head[1:])]
-    lines = [[escaped(cell) for cell in line] for line in (head, *rows)]
-    return ["| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:])]
 
 
 def markdown_cell(cell: Cell | None) -> str:
     return plus_minus(cell.last) + f" ({cell.n})" if cell else ""
 
 
-def column_lines(table: Table, column: Column) -> list[str]:
-    against = f"over {table.baseline}" if table.baseline else ""
-    head = ["", "n", "last", "95 % interval", "best", "rank", "over alone", against, "published"]
-    rows = [
-        [
-            table.name(cell.label),
-            str(cell.n),
-            plus_minus(cell.last),
-            interval(cell.last.mean, cell.half),
-            plus_minus(cell.best),
-            "" if cell.rank is None else f"{cell.rank:g}",
-            said(cell.over_alone),
-            said(cell.over_baseline),
-            published_words(cell),
-        ]
-        for cell in table.of(column)
-    ]
-    kept = [i for i, name in enumerate(head) if name or i == 0]
-    return markdown_lines([head[i] for i in kept], [[row[i] for i in kept] for row in rows])
+def columns_of(table: Table, column: Column) -> list[words.Column]:
+    """What is known of the cells of a column, a line each."""
+    against = {f"over {table.baseline}": lambda c: said(c.over_baseline)} if table.baseline else {}
+    shown = {
+        "n": lambda c: str(c.n),
+        "last": lambda c: plus_minus(c.last),
+        "95 % interval": lambda c: interval(c.last.mean, c.half),
+        "best": lambda c: plus_minus(c.best),
+        "rank": lambda c: "" if c.rank is None else f"{c.rank:g}",
+        "over alone": lambda c: said(c.over_alone),
+        **against,
+        "published": published_words,
+    }
+    cells = table.of(column)
+    names = words.Column("", [table.name(cell.label) for cell in cells])
+    return [names, *(words.Column(head, list(map(say, cells)), "s") for head, say in shown.items())]
 
 
 def published_words(cell: Cell) -> str:

@@ -167,6 +167,10 @@ def heat_map(axis: Axes, values: np.ndarray, text: np.ndarray | None = None, **h
     return image
 
 
+def frame(axis: Axes) -> None:
+    axis.spines[:].set(visible=True, color=LINE)
+
+
 # ---- accuracies
 
 
@@ -350,8 +354,7 @@ def embedding_panel(p: Mapping[str, np.ndarray], reach: float) -> Panel:
         axis.scatter(*p["points"].T, c=[COLOURS[i] for i in places], s=3, lw=0, rasterized=True)
         axis.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
         axis.grid(False)
-        axis.spines[:].set_visible(True)
-        axis.spines[:].set_color(LINE)
+        frame(axis)
 
     return draw
 
@@ -367,19 +370,17 @@ def correlations(looks: Mapping[str, Looks], teacher: Looks) -> Figure:
     images = []
 
     def panel(d: np.ndarray) -> Panel:
-        return lambda axis: images.append(square(axis, d, cmap=GAIN, vmin=-most, vmax=most))
+        def draw(axis: Axes) -> None:
+            images.append(heat_map(axis, d, cmap=GAIN, vmin=-most, vmax=most))
+            axis.set(xticks=[], yticks=[], aspect="equal")
+            frame(axis)
+
+        return draw
 
     named = {f"{name}\nmean |Δ| {np.abs(d).mean():.3f}": panel(d) for name, d in apart.items()}
     figure = small_multiples(named)
     colour_bar(figure, images[0], "student - teacher")
     return figure
-
-
-def square(axis: Axes, values: np.ndarray, **how: Any):
-    axis.set(xticks=[], yticks=[])
-    axis.grid(False)
-    axis.spines[:].set(visible=True, color=LINE)
-    return axis.imshow(values, interpolation="nearest", **how)
 
 
 def stage_similarity(looks: Mapping[str, Looks]) -> Figure:
@@ -477,7 +478,7 @@ def confusions(looks: Mapping[str, Sequence[Looks]], classes: Sequence[str]) -> 
             tilt = 90 if max(map(len, classes)) > 2 else 0
             axis.set_xticks(places, classes, fontsize=size, rotation=tilt)
             axis.set_yticks(places, classes, fontsize=size)
-            axis.spines[:].set(visible=True, color=LINE)
+            frame(axis)
 
         return draw
 

@@ -100,10 +100,11 @@ def measure_all(table: Table, out: Path, options: Any) -> tuple[Measured, Teache
             bar.update()
             teacher = teacher if column in teachers else None
             for cell in table.of(column):
-                for number, trial in enumerate(cell.trials):
+                for trial in cell.trials:
                     with noting(table.notes, trial.run.folder):
                         network = Network(last_checkpoint(trial.run), data)
-                        look = measure(network, teacher, cache, pictures=number == 0)
+                        first = (cell.label, column) not in looks
+                        look = measure(network, teacher, cache, pictures=first)
                         looks.setdefault((cell.label, column), []).append(look)
                         check_accuracy(float(look.alone["accuracy"]), trial.run, table.notes)
                     bar.update()

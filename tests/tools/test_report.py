@@ -155,7 +155,7 @@ def test_a_run_without_weights_is_noted(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(folder / "save", "save")
     shutil.copytree(folder / "out" / ".cache", "out/.cache")
-    (run,) = tmp_path.glob("save/student_model/*_kd_*trial_2")
+    (run,) = tmp_path.glob("save/student_model/*_kd_*trial_1")
     for file in run.glob("*.pth"):
         file.unlink()
     report.report(["save", "--out", "out", "--device", "cpu"])
@@ -163,6 +163,7 @@ def test_a_run_without_weights_is_noted(folder, monkeypatch, tmp_path):
     assert re.search(
         rf"left out of the pictures: \S*{re.escape(run.name)} \(.* holds no weights\)", page
     )
+    assert page.count('<img src="data:image/png;base64,') == 3 * 8  # of the trial that has weights
 
 
 def test_a_plan_leaves_out_other_runs_and_names_what_is_missing(folder, monkeypatch, tmp_path):
