@@ -280,7 +280,7 @@ def draw_networks(
         pen.draw(
             "correlation", "Correlation of classes, student minus teacher",
             "Difference of the correlation matrices of the logits over the test images, first "
-            "trial (Tian et al., ICLR 2020); the paler, the more the student has of how the "
+            "trial (Tian et al., ICLR 2020); the fainter, the more the student has of how the "
             "teacher relates classes.",
             figures.correlations(first, teacher),
         )  # fmt: skip

@@ -7,6 +7,7 @@ import shutil
 import statistics
 import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
@@ -164,6 +165,30 @@ def test_a_run_without_weights_is_noted(folder, monkeypatch, tmp_path):
         rf"left out of the pictures: \S*{re.escape(run.name)} \(.* holds no weights\)", page
     )
     assert page.count('<img src="data:image/png;base64,') == 3 * 8  # of the trial that has weights
+
+
+def test_of_many_classes_the_most_confused_pairs_are_a_table(folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("reporting.figures.MATRIX", 3)
+    drawn = []
+
+    def draw(folder, name, title, text, figure):
+        drawn.append(name)
+        return SimpleNamespace(name=name, title=title, text=text, svg="")
+
+    monkeypatch.setattr("reporting.page.draw", draw)
+    shutil.copytree("out/.cache", tmp_path / ".cache")
+    report.report(["save", "--plan", "small.yaml", "--out", str(tmp_path), "--device", "cpu"])
+    page = (tmp_path / "index.html").read_text()
+    Strict(page)
+    assert "1-classes" in drawn
+    assert "1-confusion" not in drawn
+    head = page[page.index("class → predicted") :].split("</thead>")[0]
+    networks = re.findall(r'<th><button type="button">([^<]*)', head)
+    assert networks == ["teacher", "alone", "KD", "RKD+KD"]
+    assert re.search(
+        r'<tr><td>[^<]+ → [^<]+</td>(<td data-value="[\d.]+">[\d.]+</td>){4}</tr>', page
+    )
 
 
 def test_a_plan_leaves_out_other_runs_and_names_what_is_missing(folder, monkeypatch, tmp_path):
