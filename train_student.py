@@ -37,7 +37,7 @@ def train_student(argv):
     parts = make_parts(setting, teacher)
     losses = parts.teacher, parts.kd, parts.method, options.distill, options
     if parts.peer:
-        task = Mutual((parts.student, parts.peer), *losses)
+        task = Mutual((parts.student, parts.peer), setting.peer_rate, *losses)
     else:
         task = Distillation(parts.student, *losses)
     stages = [
@@ -46,7 +46,7 @@ def train_student(argv):
     ]
     objective = describe_objective(options)
     memories = describe_memories(task, options.save_freq)
-    peer = describe_peer(parts.peer)
+    peer = describe_peer(parts.peer, setting)
     notes = [parts.start, peer, describe_pair(options), memories, parts.bank]
     print_heading(setting, folder, task.student, objective, notes)
     facts = {

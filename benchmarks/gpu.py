@@ -182,7 +182,7 @@ def ours(parts: Parts, teacher: LiveTeacher | BankedTeacher) -> Way:
     options = parts.options
     losses = teacher, parts.kd, parts.method, options.distill, options
     if parts.peer:
-        task = Mutual((parts.student, parts.peer), *losses)
+        task = Mutual((parts.student, parts.peer), RATE, *losses)
     else:
         task = Distillation(parts.student, *losses)
     task.train().begin_epoch(1, 1, 1)

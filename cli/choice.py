@@ -66,7 +66,7 @@ class Choice:
         names = names_of(self.parts) - names_of(in_use)
         names |= set() if weights.beta else {"warmup"}
         names |= set() if self.method.has_teacher else {"model_t"}
-        names |= set() if self.method.mutual else {"peer"}
+        names |= set() if self.method.mutual else {"peer", "peer_rate"}
         return names | (set() if self.has_first_stage else {"init_epochs"})
 
 
@@ -95,9 +95,12 @@ def check_objective(options: StudentResolved) -> None:
     if not choice.method.has_teacher:
         check_no_teacher(options)
     check_several_teachers(options)
-    if options.peer and not choice.method.mutual:
+    of_peer = [n for n in ("peer", "peer_rate") if options.values[n]]
+    if of_peer and not choice.method.mutual:
         able = ", ".join(n for n in METHODS if METHODS[n].mutual)
-        raise UserError(f"{name} trains one student, and --peer is a second one: it is of {able}")
+        raise UserError(
+            f"{name} trains one student, and --{of_peer[0]} is of a second one: it is for {able}"
+        )
     if one := [n for n in ("ema", "backbone_rate") if choice.method.mutual and options.values[n]]:
         raise UserError(f"--{one[0]} is of one student, and {name} trains two: leave it out")
     if choice.method is METHODS["kd"] and options.beta:

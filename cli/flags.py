@@ -142,6 +142,10 @@ class StudentOptions:
         "", "second student of a method that trains two (default: the network of the first)",
         added=True,
     )  # fmt: skip
+    peer_rate: float | None = option(
+        None, "start of its rate (default: --lr, else what its network asks for)",
+        parse=positive_number, added=True,
+    )  # fmt: skip
     # Without a value of their own: the method's recipe has it.
     gamma: float | None = option(
         None, "weight of cross-entropy (default: the method's)", "-r", parse=not_negative

@@ -40,6 +40,7 @@ def make_experiment(kind: str, setting: Setting, title: Title, source: str = "")
         idle -= {"in_memory"}
     else:
         idle |= {"in_memory"}
+    idle = idle - {"peer_rate"} if values.get("peer_rate") else idle | {"peer_rate"}
     identity = identity_of({name: value for name, value in values.items() if name not in idle})
     unusual = [
         name
@@ -61,8 +62,12 @@ def make_experiment(kind: str, setting: Setting, title: Title, source: str = "")
 def effective(values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
     """Options with the values that take effect, for those whose default depends on others."""
     options, values = setting.options, dict(values)
-    if values["learning_rate"] is None:
+    given = values["learning_rate"]
+    if given is None:
         values["learning_rate"] = setting.network_rate
+    if values.get("peer"):
+        own = values["peer_rate"] or given or setting.peer_network_rate
+        values["peer_rate"] = None if own == values["learning_rate"] else own
     if values["lr_decay_epochs"] is not UNKNOWN:
         values["lr_decay_epochs"] = decays_in_force(values["lr_decay_epochs"], options.epochs)
     if values["seed"] is None:

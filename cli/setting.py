@@ -89,6 +89,18 @@ class Setting:
         """A new network for the classes and the image size of the data set."""
         return make_network(name, self.data)
 
+    @property
+    def peer_network_rate(self) -> float:
+        """The learning rate that the recipe of the second student's network has."""
+        peer = self.options.peer
+        return learning_rate(self.data.networks.get(peer, peer))
+
+    @property
+    def peer_rate(self) -> float:
+        """What the second student starts at."""
+        options = self.options
+        return options.peer_rate or options.learning_rate or self.peer_network_rate
+
     def trained_network(self) -> tuple[Classifier, str]:
         """The network that is trained, and a line on what it starts from; '' for random weights."""
         network = self.network(self.model)

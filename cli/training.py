@@ -281,9 +281,11 @@ def describe_network(name: str, network: Classifier) -> str:
     return f"{name}, {count_parameters(network):,} parameters{found}"
 
 
-def describe_peer(network: Classifier | None) -> str:
+def describe_peer(network: Classifier | None, setting: Setting) -> str:
     """A line on the second student; empty where there is none."""
-    return f"{'peer:':<11}{describe_network(network.name, network)}" if network else ""
+    if network is None:
+        return ""
+    return f"{'peer:':<11}{describe_network(network.name, network)}, rate {setting.peer_rate:g}"
 
 
 def measure_teacher(

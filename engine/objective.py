@@ -44,6 +44,7 @@ class Task(nn.Module):
 
     # Of the losses and of mixup, alike on all processes.
     generator: torch.Generator | None = None
+    rate: float | None = None  # what the student's learning rate starts at; None: as the run's
     capturable = True  # whether a step of it reads nothing on the host: `engine.graph`
 
     def __init__(self, student: Classifier, numerics: Numerics):
@@ -239,10 +240,12 @@ class Mutual(Distillation):
     The loss is the sum of both objectives; what is logged of the second one is called peer_NAME.
     """
 
-    def __init__(self, students: tuple[Classifier, Classifier], *parts):
-        """`parts` as of Distillation, the teacher being `NoTeacher`."""
+    def __init__(self, students: tuple[Classifier, Classifier], peer_rate: float, *parts):
+        """`parts` as of Distillation, the teacher being `NoTeacher`; the second student's learning
+        rate starts at `peer_rate`."""
         super().__init__(students[0], *parts)
         self.peer = Task(students[1], self.numerics)
+        self.peer.rate = peer_rate
 
     @property
     def trained(self):

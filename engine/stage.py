@@ -15,7 +15,6 @@ from engine.dot import DISTILLATION, DOT, TASK
 from engine.objective import Distillation, FirstStage, Task
 from engine.recipe import RecipeOptions, Schedule
 from helper.errors import UserError
-from models.base import Classifier
 
 
 @dataclass
@@ -116,7 +115,7 @@ def main_stage(task: Task, schedule: Schedule, recipe: RecipeOptions, delta: flo
 
     UserError where --backbone_rate has no classifier, or nothing else, to tell apart.
     """
-    groups = parameter_groups(task.parameters(), task.student, recipe, schedule.start)
+    groups = parameter_groups(task.parameters(), task, recipe, schedule.start)
     if recipe.backbone_rate and len(groups) < 2:
         raise UserError(
             "--backbone_rate tells a network from its classifier, and here one of them is not "
@@ -141,29 +140,39 @@ def first_stage(
     if not stage.parameters_trained:
         return None
     schedule = Schedule(task.method.first_stage_rate(rate))
-    groups = parameter_groups(stage.parameters_trained, task.student, recipe, rate)
+    groups = parameter_groups(stage.parameters_trained, task, recipe, rate)
     optimizer = make_optimizer(groups, schedule.start, recipe)
     scaler = task.numerics.scaler()
     return Stage("first", stage, optimizer, scaler, schedule, epochs, recipe.clip_grad)
 
 
 def parameter_groups(
-    parameters: Iterable[nn.Parameter], student: Classifier, recipe: RecipeOptions, rate: float
+    parameters: Iterable[nn.Parameter], task: Task, recipe: RecipeOptions, rate: float
 ) -> list[dict[str, Any]]:
     """Parameters that are trained -> groups of an optimizer, each with its `share` of the rate.
 
-    It is one group, or with --backbone_rate another one: the student without its classifier.
-    `rate` is what a run starts at.
+    It is one group, or another one beside it of those that have a rate of their own. `rate` is what
+    a run starts at.
     """
     trained = [p for p in parameters if p.requires_grad]
-    backbone = {*student.parameters()} - {*student.head.parameters()}
-    if recipe.backbone_rate is None:
-        return [{"params": trained, "share": 1.0}]
+    apart, own = parameters_apart(task, recipe)
     groups = [
-        {"params": [p for p in trained if p not in backbone], "share": 1.0},
-        {"params": [p for p in trained if p in backbone], "share": recipe.backbone_rate / rate},
+        {"params": [p for p in trained if p not in apart], "share": 1.0},
+        {"params": [p for p in trained if p in apart], "share": own / rate},
     ]
     return [group for group in groups if group["params"]]
+
+
+def parameters_apart(task: Task, recipe: RecipeOptions) -> tuple[set[nn.Parameter], float]:
+    """Those that have a rate of their own, and what it starts at: with --backbone_rate the student
+    without its classifier, else a second student."""
+    if recipe.backbone_rate is not None:
+        student = task.student
+        return {*student.parameters()} - {*student.head.parameters()}, recipe.backbone_rate
+    with_rate = (one for one in task.trained.values() if one.rate is not None)
+    if second := next(with_rate, None):
+        return {*second.student.parameters()}, second.rate
+    return set(), 0.0
 
 
 def make_optimizer(

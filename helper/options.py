@@ -23,8 +23,8 @@ GENERAL = frozenset({
     "gamma", "init", "init_epochs", "label_smoothing", "learning_rate", "lr_decay_epochs",
     "lr_decay_rate", "mean_t", "methods_dir", "mixup", "model", "model_s", "model_t", "momentum",
     "no_pair_defaults", "num_workers", "optimizer", "overwrite", "path_s", "path_t", "peer",
-    "pretrained", "print_freq", "randaugment", "resume", "save_dir", "save_freq", "schedule",
-    "seed", "std_t", "sync_bn", "tb_freq", "teacher_bank", "teacher_weights", "tf32",
+    "peer_rate", "pretrained", "print_freq", "randaugment", "resume", "save_dir", "save_freq",
+    "schedule", "seed", "std_t", "sync_bn", "tb_freq", "teacher_bank", "teacher_weights", "tf32",
     "train_fraction", "trial", "val_fraction", "val_seed", "wandb", "warmup", "weight_decay",
 })  # fmt: skip
 # Other spellings of these, and what experiments call the number of processes.

@@ -115,7 +115,7 @@ SUMMARY: dict[str, Form] = {
     "seconds": is_number,
     "last": are_numbers,
     "best": are_numbers,
-    "others": is_dict,
+    "others": lambda value: isinstance(value, dict) and all(map(is_dict, value.values())),
     "options": lambda value: not wrong_in(value, OPTIONS) and are_options(value),
     "teacher": is_dict,
     "source": is_dict,

@@ -147,9 +147,13 @@ def test_pixels(data: AnySet) -> Iterator[Tensor]:
 
 
 def run_of(path: Path) -> dict[str, Any]:
-    """The run.json of a checkpoint; empty where it lies by itself."""
+    """The run.json of a checkpoint, with the numbers of the student that it is of; empty where it
+    lies by itself."""
     file = path.parent / "run.json"
-    return read_summary(file) if file.exists() else {}
+    summary = read_summary(file) if file.exists() else {}
+    others = summary.get("others", {}).items()
+    own = next((other for name, other in others if path.name.startswith(f"{name}_")), {})
+    return {**summary, **own}
 
 
 if __name__ == "__main__":

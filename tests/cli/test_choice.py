@@ -40,13 +40,13 @@ def test_which_options_have_no_effect():
         typed = {"distill": method, "tekap": True}
         return choose(typed).without_effect(SimpleNamespace(alpha=alpha, beta=beta))
 
-    assert idle("nkd", 1, 1) == {"init_epochs", "peer"}
-    assert idle("nkd", 0, 1) == {"init_epochs", "peer", *option_names(METHODS["kd"])}
+    assert idle("nkd", 1, 1) == {"init_epochs", "peer", "peer_rate"}
+    of_kd = option_names(METHODS["kd"])
+    assert idle("nkd", 0, 1) == {"init_epochs", "peer", "peer_rate", *of_kd}
     views = {"tekap", "tekap_copies", "tekap_noise", "tekap_weight"}
     assert idle("rkd", 0, 1) & {*views, "warmup", "kd_T"} == {"kd_T"}
     assert {"nkd_T", "warmup"} <= idle("nkd", 1, 0)
     assert not views & idle("nkd", 1, 0)  # they are in front of KD
     around = option_names(NoisyTeacher)
     # The first stage of factor runs, whatever its weight is.
-    of_kd = option_names(METHODS["kd"])
-    assert idle("factor", 0, 0) == {*views, *around, *of_kd, "warmup", "peer"}
+    assert idle("factor", 0, 0) == {*views, *around, *of_kd, "warmup", "peer", "peer_rate"}

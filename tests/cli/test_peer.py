@@ -5,13 +5,18 @@ import json
 import pytest
 import torch
 
+from cli.job import make_job, planned
+from cli.parse import parse_student
 from runs import checkpoint
 from runs.logs import read_lines
 from tests.conftest import only
 from tools import eval as evaluation
+from tools import export as exporting
 
 DATA = "--dataset fake --fake_size 32 --fake_classes 4 --image_size 16"
 LINE = f"train_student --distill dml --model_s resnet8 {DATA} --batch_size 16 --epochs 2"
+
+SHUFFLE = f"--distill dml --model_s resnet8 --peer ShuffleV1 {DATA}"
 
 
 def finished(tmp_path):
@@ -84,6 +89,49 @@ def test_with_held_out_images_both_are_tested_once(run, tmp_path):
         evaluation.evaluate_checkpoint(["-c", str(file), "--json", "scores.json"])
         scores = json.loads((tmp_path / "scores.json").read_text())
         assert summary["others"]["peer"][which]["test_acc"] == pytest.approx(scores["acc"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "rate"),
+    [("", 0.01), ("--lr 0.02", 0.02), ("--peer_rate 0.03", 0.03), ("--optimizer adamw", 0.001)],
+)
+def test_the_peer_starts_at_its_own_rate(flags, rate):
+    options = parse_student(f"{SHUFFLE} {flags}".split())
+    assert planned(options, "resnet8").peer_rate == rate
+
+
+def test_the_rate_of_the_peer_is_part_of_the_experiment_where_it_is_another():
+    def job(flags):
+        experiment = make_job("", "student", {}, f"{SHUFFLE} {flags}".split()).experiment
+        return experiment, dict(experiment.options).get("peer_rate")
+
+    (own, of_own), (alike, of_alike) = job(""), job("--lr 0.05")
+    assert (of_own, of_alike) == (0.01, None)
+    assert own != alike  # whose first students start at one rate
+    assert job("--peer_rate 0.01")[0] == own
+    assert job("--peer_rate 0.05")[0] == alike
+    assert "peer_rate" not in own.unusual
+
+
+def test_a_finished_run_has_the_weights_of_both(run, tmp_path, fails):
+    run(LINE)
+    folder, _ = finished(tmp_path)
+    (folder / "resnet8_last.pth").unlink()
+    assert fails(LINE).endswith(
+        "is finished, but its weights are gone: --overwrite to start it anew"
+    )
+
+
+def test_the_card_of_an_exported_peer_has_its_own_accuracy(run, tmp_path):
+    pytest.importorskip("safetensors")
+    run(f"{LINE} --peer resnet14")
+    folder, summary = finished(tmp_path)
+    summary["others"]["peer"]["last"]["test_acc"] = 71.5
+    (folder / "run.json").write_text(json.dumps(summary))
+    file = folder / "peer_resnet14_last.pth"
+    exporting.export([str(file), "--format", "safetensors", "--out", "out"])
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| test accuracy | last epoch 71.50 %, best epoch " in card
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ def made(line=""):
     with torch.no_grad():
         shown = networks[0].eval().features(BATCH.images[:2])
     losses = kd_and_method(options, Setup(shown, None, networks[0], None, BATCH.labels))
-    return Mutual(networks, NoTeacher(NUMERICS), *losses, "dml", options).train(), options
+    losses = NoTeacher(NUMERICS), *losses, "dml", options
+    return Mutual(networks, options.peer_rate or 0.01, *losses).train(), options
 
 
 def test_a_task_trains_its_student_alone_by_default():
@@ -47,7 +48,7 @@ def test_the_loss_is_the_sum_of_both():
     torch.testing.assert_close(output.logits, one)
 
 
-@pytest.mark.parametrize("line", ["", "--dot 0.05"])
+@pytest.mark.parametrize("line", ["", "--dot 0.05", "--peer_rate 0.03"])
 def test_each_learns_as_the_formula_of_its_own_loss_says(line):
     """Before either has moved."""
     task, options = made(line)
@@ -60,10 +61,11 @@ def test_each_learns_as_the_formula_of_its_own_loss_says(line):
     old = [[p.detach().clone() for p in x.student.parameters()] for x in task.trained.values()]
     stage = main_stage(task, Schedule(0.01), options, options.dot)
     train_step(stage, task, BATCH)
-    for x, gradients, values in zip(task.trained.values(), wanted, old, strict=True):
+    rates = 0.01, options.peer_rate or 0.01
+    for x, gradients, values, rate in zip(task.trained.values(), wanted, old, rates, strict=True):
         for p, gradient, value in zip(x.student.parameters(), gradients, values, strict=True):
             step = gradient + 5e-4 * value
-            torch.testing.assert_close(p, value - 0.01 * step, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(p, value - rate * step, rtol=1e-4, atol=1e-6)
 
 
 def test_what_is_trained_is_kept():
