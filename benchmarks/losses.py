@@ -250,6 +250,11 @@ def of_wkd_feature(scene):
     return lambda: forms.wkd.feature(method.projector(s), t, 4, o.wkd_mean)
 
 
+def of_wkd(scene):
+    logit, feature = of_wkd_logit(scene), of_wkd_feature(scene)
+    return lambda: logit() + METHODS["wkd"].Options().wkd_feature_weight * feature()
+
+
 def of_srd(scene):
     method, s, t = scene.method("srd"), scene.student, scene.teacher
     return lambda: forms.srd.srd(method.embed_s(s.pooled), t.pooled, s.logits, t.logits)
@@ -327,6 +332,7 @@ ROWS: dict[str, tuple[Callable[["Scene"], Step], Callable[["Scene"], Step]]] = {
     "dml": (ours("dml"), literal(logits, forms.dml.dml)),
     "simkd": (ours("simkd"), literal(last_map, forms.hint.hint)),
     "wkd_logit": (ours("wkd_logit"), of_wkd_logit),
+    "wkd": (ours("wkd", wkd_grid=4, wkd_T=6.0, wkd_mean=4.0), of_wkd),
     "wkd_feature, grid 4": (ours("wkd_feature", wkd_grid=4), of_wkd_feature),
     "skd": (ours("skd"), on_labels(forms.skd.skd)),
     "srd": (ours("srd"), of_srd),

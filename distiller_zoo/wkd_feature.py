@@ -69,6 +69,10 @@ class WKDFeature(Distiller):
         self.register_buffer("share", torch.ones(()), persistent=False)  # of the weight, now
 
     @staticmethod
+    def variant(options):
+        return describe_decay("falls", options.wkd_decay_from)
+
+    @staticmethod
     def pair_defaults(teacher, student, views, data):
         pair = teacher, student
         table = SETTINGS_IMAGENET if data == "imagenet" else SETTINGS
@@ -114,3 +118,8 @@ def decayed(epoch: int, epochs: int, start: float) -> float:
     then along a cosine, 0 in the last one."""
     begun = (epoch - start * epochs) / ((1 - start) * epochs) if start < 1 else 0.0
     return (1 + math.cos(math.pi * max(0.0, begun))) / 2
+
+
+def describe_decay(what: str, start: float) -> str:
+    """What an objective says of it: 'transport falls to 0 behind 0.625 of the epochs'."""
+    return f"{what} to 0 behind {start:g} of the epochs" if start < 1 else ""

@@ -13,7 +13,7 @@ from models.base import Features
 from . import METHODS
 from .base import LogitDistiller, Recipe
 from .rows import check_class_count, mask_class
-from .wkd_feature import decayed
+from .wkd_feature import decayed, describe_decay
 
 EPS = 1e-8  # as published: of the cost, and of both divisions of a round
 # (teacher, student) -> weight and temperature of the transport (published configurations).
@@ -79,6 +79,10 @@ class WKDLogit(LogitDistiller):
             cost = sharpened(classifier_distances(setup.teacher.head.weight), options.wkd_sharpen)
         self.register_buffer("cost", cost.detach())  # (K, K)
         self.register_buffer("share", torch.ones(()), persistent=False)  # of the weight, now
+
+    @staticmethod
+    def variant(options):
+        return describe_decay("transport falls", options.wkd_decay_from)
 
     @staticmethod
     def pair_defaults(teacher, student, views, data):

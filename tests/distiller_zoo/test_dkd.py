@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from cli import parse
+from cli.objective import describe_objective, kd_and_method
 from distiller_zoo.dkd import DKD
 from distiller_zoo.kd import KD
 from distiller_zoo.rows import binary_logits
+from helper.errors import UserError
 from tests.adapters import bare_setup, only_logits
 
 SETUP = replace(bare_setup(), student=only_logits(torch.zeros(2, 10)))
@@ -25,6 +27,38 @@ def test_others_weighted_by_the_teachers_probability_of_them_gives_kd():
     rebuilt = dkd(1, 0)(student, teacher, labels) + mass * dkd(0, 1)(student, teacher, labels)
     kd = KD(KD.Options(4.0), SETUP).per_row(student, teacher, labels)
     torch.testing.assert_close(rebuilt, kd)
+
+
+def test_normalised_it_is_dkd_at_the_temperature_of_each_row():
+    """NormKD and DKD: where both networks have the deviation 3, DKD at T = 2 * 3."""
+    student, teacher = (3 * x / x.std(dim=1, keepdim=True) for x in torch.randn(2, 5, 10).double())
+    labels = torch.arange(5)
+    norm = DKD(DKD.Options(2.0, 4.0, 5.0, dkd_norm=True), SETUP).per_row
+    loss = norm(student, teacher, labels)
+    torch.testing.assert_close(loss, dkd(4, 5, 6.0)(student, teacher, labels))
+    torch.testing.assert_close(norm(7 * student - 2, teacher, labels), loss)
+    torch.testing.assert_close(norm(student, 3 * teacher + 1, labels), 9 * loss)
+
+
+def test_settings_of_normalised_logits():
+    def settings(line):
+        options = parse.parse_student(f"--distill dkd --dkd_norm {line}".split())
+        return options.dkd_target, options.dkd_others, options.kd_T, options.warmup
+
+    assert settings("--model_t resnet32x4 --model_s resnet8x4") == (4, 5, 2, 20)
+    assert settings("--model_t resnet56 --model_s resnet20") == (7, 2, 2, 20)
+    assert settings("--model_t vgg13 --model_s vgg8 --kd_T 3") == (2, 7, 3, 20)
+    assert settings("--model_t resnet110 --model_s resnet20") == (1, 8, 2, 20)
+    on_imagenet = "--dataset imagenet --data_dir x --model_t ResNet34 --model_s ResNet18"
+    assert settings(on_imagenet)[:3] == (1, 1, 0.5)
+    options = parse.parse_student(["--distill", "dkd", "--dkd_norm"])
+    assert describe_objective(options).startswith("1*CE + 1*dkd(T=2 * std)")
+
+
+def test_a_learned_temperature_of_normalised_logits_is_refused():
+    options = parse.parse_student(["--distill", "dkd", "--dkd_norm", "--ctkd"])
+    with pytest.raises(UserError, match="--ctkd learns a temperature, and with --dkd_norm"):
+        kd_and_method(options, SETUP)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

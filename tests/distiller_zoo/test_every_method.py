@@ -153,7 +153,7 @@ def test_labels_and_numbers_of_samples_are_read_where_that_is_declared(name, net
 
 READS_MAPS = [
     "abound", "attention", "catkd", "factor", "fsp", "hint", "kdsvd", "nst", "ofd", "reviewkd",
-    "similarity", "vid", "simkd", "wkd_feature",
+    "similarity", "vid", "simkd", "wkd", "wkd_feature",
 ]  # fmt: skip
 
 

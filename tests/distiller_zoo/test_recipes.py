@@ -14,7 +14,7 @@ PUBLISHED = {  # of cross-entropy, KD and the method
     "tfkd": (0.9, 0, 0.1), "pskd": (0, 0, 1), "dml": (1, 0, 1), "dist": (1, 0, 1),
     "ttm": (1, 0, 45), "wttm": (1, 0, 4), "normkd": (0.1, 0, 0.9), "ldrld": (1, 0, 1),
     "skd": (0.1, 0, 0.9), "srd": (1, 0, 1), "catkd": (1, 0, 15), "simkd": (0, 0, 1),
-    "wkd_logit": (1, 0, 1), "wkd_feature": (1, 0, 0.08),
+    "wkd": (1, 0, 1), "wkd_logit": (1, 0, 1), "wkd_feature": (1, 0, 0.08),
     # Cross-entropy of two views is a sum there and a mean here.
     "mlkd": (0.2, 0, 0.9), "crld": (2, 0, 1),
 }  # fmt: skip

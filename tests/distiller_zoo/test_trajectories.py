@@ -17,7 +17,7 @@ from tests.trajectories import cases, replay
 # Methods that no case trains: proven by golden losses and by tests of their own alone.
 WITHOUT_CASE = {
     "catkd", "crld", "dist", "dml", "ldrld", "normkd", "pskd", "simkd", "skd", "srd", "tfkd", "ttm",
-    "wkd_feature", "wkd_logit", "wsld", "wttm",
+    "wkd", "wkd_feature", "wkd_logit", "wsld", "wttm",
 }  # fmt: skip
 CASES = cases.INDEX["cases"]
 OWN_FOLDER = "GOLDEN_DIR" not in os.environ

@@ -89,6 +89,7 @@ WIRING = {
     "tfkd": Wiring({"logits"}, set()),
     "vid": of(*STAGES, trained=("likelihoods",)),
     "simkd": of("last_map"),
+    "wkd": of("last_map", "logits", trained=("feature",)),
     "wkd_feature": of("last_map", trained=("projector",)),
     "wkd_logit": of("logits"),
     "wsld": of("logits"),

@@ -9,10 +9,12 @@ from torch import nn
 
 from benchmarks.literal import wkd as literal
 from cli import parse
+from cli.objective import describe_objective
 from dataset import DATASETS
 from dataset.base import Batch
 from dataset.loader import Loader, Loading
 from distiller_zoo import wkd_feature, wkd_logit
+from distiller_zoo.wkd import WKD
 from distiller_zoo.wkd_feature import WKDFeature, decayed
 from distiller_zoo.wkd_logit import WKDLogit
 from helper.errors import UserError
@@ -144,6 +146,37 @@ def test_what_is_refused():
         on_logits().prepare(lambda _: only_logits(torch.randn(4, 5)), [batch])
 
 
+def test_both_in_one_run_are_the_sum_of_both():
+    shown, labels = [with_map(4, c, 4, 4) for c in (3, 6)], torch.arange(4)
+    shown = [x.replace(logits=torch.randn(4, 5)) for x in shown]
+    setup, batch = replace(bare_setup(), student=shown[0], teacher=shown[1]), Batch(0, labels, 0)
+    both = WKD(WKD.Options(wkd_feature_weight=0.3), setup)
+    loss = both(*shown, batch)
+    logit, feature = both.logit(*shown, batch), both.feature(*shown, batch)
+    torch.testing.assert_close(loss, logit + 0.3 * feature)
+    both.begin(240, 240)
+    probs = shown[1].logits.softmax(1), shown[0].logits.log_softmax(1)
+    target = -(probs[0] * probs[1])[labels, labels].mean()
+    torch.testing.assert_close(both(*shown, batch), target)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("wkd_feature", "0.08*wkd_feature(falls to 0 behind 0.625 of the epochs)"),
+        ("wkd_logit", "1*wkd_logit(transport falls to 0 behind 0.625 of the epochs)"),
+        (
+            "wkd --wkd_decay_from 0",
+            "1*wkd(transport and features fall to 0 behind 0 of the epochs)",
+        ),
+        ("wkd_feature --wkd_decay_from 1", "0.08*wkd_feature"),
+    ],
+)
+def test_the_heading_says_that_the_weight_falls(line, says):
+    options = parse.parse_student(["--distill", *line.split()])
+    assert describe_objective(options) == f"1*CE + {says}"
+
+
 def test_settings_of_single_pairs():
     def settings(name, pair, *names, data="cifar100"):
         teacher, student = pair.split()
@@ -167,6 +200,15 @@ def test_settings_of_single_pairs():
     assert imagenet == (0.005, 2, 4, 0.3)
     imagenet = settings("wkd_feature", "ResNet34 ResNet18", *feature, data="imagenet")
     assert imagenet == (0.02, 2, 4, 0)
+    both = "wkd_transport", "wkd_T", "wkd_feature_weight", "wkd_mean", "wkd_grid", *logit[2:]
+    on_cifar = "map", 1, 0.625
+    assert settings("wkd", "resnet32x4 resnet8x4", *both) == (200, 8, 0.08, 8, 1, *on_cifar)
+    assert settings("wkd", "vgg13 vgg8", *both) == (200, 8, 0.08, 8, 1, *on_cifar)
+    assert settings("wkd", "wrn_40_2 ShuffleV1", *both) == (60, 4, 0.5, 3, 4, *on_cifar)
+    imagenet = settings("wkd", "ResNet34 ResNet18", *both, data="imagenet")
+    assert imagenet == (10, 2, 1, 2, 4, "logits", 1, 0)
+    imagenet = settings("wkd", "ResNet50 MobileNetV1", *both, data="imagenet")
+    assert imagenet == (25, 2, 0.005, 2, 4, "logits", 2, 0)
 
 
 CASES = [
@@ -223,12 +265,18 @@ def relations(network, kind="map"):
 
 
 def cost_of(folder):
-    return checkpoint.load(only(folder / "student_model") / "resume.pth")["task"]["method.cost"]
+    task = checkpoint.load(only(folder / "student_model") / "resume.pth")["task"]
+    return next(value for key, value in task.items() if key.endswith(".cost"))
 
 
 @pytest.mark.parametrize(
     ("flags", "kind"),
-    [("", "map"), ("--wkd_cost logits", "logits"), ("--teacher_bank bank", "map")],
+    [
+        ("", "map"),
+        ("--wkd_cost logits", "logits"),
+        ("--teacher_bank bank", "map"),
+        ("--distill wkd", "map"),
+    ],
 )
 def test_relations_of_classes_are_made_from_all_training_images(
     flags, kind, run, tmp_path, teacher

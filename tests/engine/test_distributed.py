@@ -36,6 +36,7 @@ METHODS = {
     "dml": "--distill dml --peer resnet14",
     "wkd_logit": "--distill wkd_logit",
     "wkd_feature": "--distill wkd_feature -b 0.008",
+    "wkd": "--distill wkd --wkd_feature_weight 0.008",
     "crd, dot": "--distill crd --nce_k 12 -a 1 --dot 0.05 --clip_grad 2",
     "kd, several teachers": "--distill kd --teacher_weights 3,1",
     "dkd, ctkd": "--distill dkd --ctkd",
