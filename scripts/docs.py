@@ -19,6 +19,12 @@ from helper.options import title_of
 from models import MODELS
 from runs.table import by_number
 
+GENERATIONS = {  # by their last year
+    2018: "2015 to 2018: soft labels, hints, statistics of maps",
+    2021: "2019 to 2021: relations, contrast, overhauls",
+    2023: "2022 and 2023: logits decoupled and correlated",
+    9999: "Since 2024: transport, refined and local logits",
+}
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
@@ -42,14 +48,24 @@ def year(name: str) -> str:
 
 
 def methods() -> list[str]:
-    rows = []
-    for name in sorted(METHODS, key=year):
-        recipe = METHODS[name].recipe
-        weights = f"{recipe.gamma:g}, {recipe.alpha:g}, {recipe.beta:g}"
-        weights += f" (after {recipe.warmup} epochs)" if recipe.warmup else ""
-        about = first_line(METHODS[name])
-        rows.append((year(name), f"`{name}`", about, weights, flags(METHODS[name].Options)))
-    return table(("year", "`--distill`", "paper", "r, a, b", "flags"), rows)
+    """A table for each generation, under its heading."""
+    lines, first = [], 0
+    for last, heading in GENERATIONS.items():
+        names = [name for name in METHODS if first < int(year(name)) <= last]
+        rows = [row_of(name) for name in sorted(names, key=year)]
+        head = ("year", "`--distill`", "paper", "r, a, b", "flags")
+        lines += ["", f"### {heading}", "", *table(head, rows)]
+        first = last
+    return [*lines, ""]
+
+
+def row_of(name: str) -> tuple[str, ...]:
+    """Of a method."""
+    recipe = METHODS[name].recipe
+    weights = f"{recipe.gamma:g}, {recipe.alpha:g}, {recipe.beta:g}"
+    weights += f" (after {recipe.warmup} epochs)" if recipe.warmup else ""
+    about, own = first_line(METHODS[name]), flags(METHODS[name].Options)
+    return year(name), f"`{name}`", about, weights, own
 
 
 def views() -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from distiller_zoo import METHODS
 from scripts import docs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -17,6 +18,12 @@ def test_the_readme_is_current_and_a_change_is_noticed():
         broken = re.sub(old, new, text)
         assert broken != text
         assert docs.filled(broken) == text
+
+
+def test_every_method_is_in_one_generation():
+    found = re.findall(r"^\| (\d+) \| `(\w+)`", "\n".join(docs.methods()), re.MULTILINE)
+    assert sorted(name for _, name in found) == sorted(METHODS)
+    assert [year for year, _ in found] == sorted(year for year, _ in found)
 
 
 def test_bad_input_on_a_real_command_line():
