@@ -13,19 +13,21 @@ import contextlib
 import os
 import shlex
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cli.choice import choose
+from cli.flags import BankOptions, RunOptions
 from cli.job import Job, check_fit, make_job
 from cli.networks import is_published
-from cli.parse import parse_student
+from cli.parse import NEEDS, parse_student
 from cli.words import read_choices
 from dataset import DATASETS
 from helper import config
 from helper.errors import UserError
+from helper.options import Parser
 from runs import checkpoint
 
 ALONE = "alone"  # label of networks by themselves, teachers as well
@@ -241,6 +243,7 @@ def distilled(
     more = [*block.flags, *block.student_flags, *fragment[1:]]
     _, chosen = read_choices(["--distill", fragment[0], *more], students=True)
     has_teacher = choose(chosen).method.has_teacher
+    more += bank_of(more) if has_teacher else ()
     set_here = {
         "distill": fragment[0],
         **(of_teacher if has_teacher else {}),
@@ -250,6 +253,16 @@ def distilled(
     }
     needs = [source] if has_teacher and isinstance(source, Job) else []
     return make_job(label, "student", set_here, more, needs)
+
+
+def bank_of(flags: Sequence[str]) -> Words:
+    """The bank that tools/sweep.py has for a run, where its flags speak of one and name none."""
+    parser = Parser()
+    parser.add(BankOptions, RunOptions)
+    said = vars(parser.parse_known_args(flags)[0])
+    if "teacher_bank" in said or not any(NEEDS.get(name) == "teacher_bank" for name in said):
+        return ()
+    return "--teacher_bank", f"{said.get('save_dir', RunOptions.save_dir)}/bank"
 
 
 def probe(student: Job, fragment: Words, block: Block) -> Job:

@@ -126,6 +126,20 @@ def test_a_given_teacher_and_one_that_is_trained_first(jobs_of, tmp_path):
     assert "epochs_1_" in alone.place
 
 
+def test_a_method_that_speaks_of_the_bank_has_that_of_the_sweep(jobs_of):
+    text = (
+        "dataset: cifar100\npairs: [vgg13 vgg8]\nmethods: {KD: kd --bank_type float16, DKD: dkd}\n"
+        "flags: --save_dir here"
+    )
+    _, kd, dkd = jobs_of(text)
+    assert kd.argv[-2:] == ("--teacher_bank", "here/bank")
+    assert "--teacher_bank" not in dkd.argv
+    _, kd, _ = jobs_of(text.replace("float16", "float16 --teacher_bank own"))
+    assert [word for word in kd.argv if "bank" in word] == ["--bank_type", "--teacher_bank"]
+    with pytest.raises(UserError, match="KD, vgg13 vgg8: --bank_type has no meaning"):
+        jobs_of(text.replace("kd --", "pskd --"))
+
+
 def test_a_network_that_is_teacher_and_student_is_trained_once(jobs_of):
     pairs = "pairs: [resnet14 resnet8, resnet20 resnet14]"
     jobs = jobs_of(PLAN.replace("pairs: [resnet14 resnet8]", pairs) + "trials: 2")
