@@ -10,7 +10,7 @@ from dataset.loader import Loader
 from dataset.stream import StreamLoader
 from distiller_zoo.base import Distiller
 from engine.bank import Bank, bank_folder, complete_size
-from engine.teacher import BankedTeacher, LiveTeacher, RowsRead, Teacher, rows_read
+from engine.teacher import BankedMean, BankedTeacher, LiveTeacher, RowsRead, Teacher, rows_read
 from helper.errors import UserError
 from helper.options import Resolved
 from models.base import Classifier, Features
@@ -26,15 +26,34 @@ def make_teacher(
     setting: Setting,
     train: Loader | StreamLoader,
 ) -> tuple[Teacher, str]:
-    """The teacher of an objective whose terms read it, and a line on its bank.
+    """The teacher of an objective whose terms read it, and what is said of its bank.
 
-    `shown` are its features of a few images.
+    `shown` are its features of a few images. Of several teachers each has a bank.
     """
     options, numerics = setting.options, setting.numerics
     if not options.teacher_bank:
         return LiveTeacher(trained.network, numerics), ""
     if Path(options.teacher_bank).is_file():
         raise UserError(f"--teacher_bank {options.teacher_bank} is no folder: give another")
+    each = [teacher_or_bank(one, shown, terms, setting, train) for one in trained.members]
+    if not each:
+        return teacher_or_bank(trained, shown, terms, setting, train)
+    teachers, said = zip(*each, strict=True)
+    lines = "\n".join(dict.fromkeys(said))
+    if all(isinstance(one, BankedTeacher) for one in teachers):
+        return BankedMean(trained.network, teachers, numerics), lines
+    return LiveTeacher(trained.network, numerics), lines
+
+
+def teacher_or_bank(
+    trained: Trained,
+    shown: Features,
+    terms: Sequence[Distiller],
+    setting: Setting,
+    train: Loader | StreamLoader,
+) -> tuple[Teacher, str]:
+    """The same of one teacher and --teacher_bank."""
+    options, numerics = setting.options, setting.numerics
     reads = rows_read(terms)
     if isinstance(train, StreamLoader):
         reads = "images that are read from disk have views without number"

@@ -31,6 +31,7 @@ class Trained(NamedTuple):
     sha256: str
     network: Classifier
     usual: bool = True  # whether it lies where the command line looks when it is given no path
+    members: tuple["Trained", ...] = ()  # of several as one
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -73,7 +74,8 @@ def together(found: Sequence[Trained], options: StudentResolved) -> Trained:
     key = [[one.sha256 for one in found], network.weights, temperature]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     name, path = "+".join(one.name for one in found), ", ".join(str(one.path) for one in found)
-    return Trained(name, Path(path), digest, network.eval().requires_grad_(False), usual=False)
+    network.eval().requires_grad_(False)
+    return Trained(name, Path(path), digest, network, usual=False, members=tuple(found))
 
 
 def load_one(setting: Setting, name: str, path: Path) -> Trained:

@@ -29,6 +29,7 @@ from engine.distributed import (
 from engine.features import of_whole_batch
 from helper.errors import UserError
 from models.base import Classifier, Features, Regions
+from models.ensemble import Ensemble
 
 CHECKED_ROWS = 64  # of a bank, computed again at each start
 FILLED_AT_ONCE = 8192  # rows of which the missing ones are computed, then written
@@ -339,6 +340,22 @@ class BankedTeacher(Teacher):
     def features(self, batch):
         rows = {kind: table[batch.index] for kind, table in self.table.items()}
         return BankedFeatures(rows, self.network.head)
+
+
+class BankedMean(Teacher):
+    """Several teachers, each with a bank of its own, as one: the mean of what they predict."""
+
+    def __init__(self, network: Ensemble, members: Sequence[BankedTeacher], numerics: Numerics):
+        super().__init__(network, numerics)
+        self.members = nn.ModuleList(members)
+
+    def begin_epoch(self, place):
+        missing = [member.begin_epoch(place)["bank_missing"] for member in self.members]
+        return {"bank_missing": sum(missing) / len(missing)}
+
+    def features(self, batch):
+        logits = [member.features(batch).logits for member in self.members]
+        return BankedFeatures({"logits": self.network.mean(logits)}, self.network.head)
 
 
 class RowsOf(nn.Module):

@@ -27,12 +27,16 @@ class Ensemble(Classifier):
         self.weights = tuple(weights) or (1 / len(members),) * len(members)
 
     def features(self, x: Tensor) -> Features:
-        parts = [
-            F.log_softmax(member(member.own_pixels(x)) / self.temperature, dim=1) + math.log(weight)
-            for member, weight in zip(self.members, self.weights, strict=True)
-        ]
-        logits = self.temperature * torch.stack(parts).logsumexp(dim=0)
+        logits = self.mean([member(member.own_pixels(x)) for member in self.members])
         return Features(None, (), (), None, None, logits, None)
+
+    def mean(self, logits: Sequence[Tensor]) -> Tensor:
+        """Logits of each member, (B, K) -> those of the mean, (B, K)"""
+        parts = [
+            F.log_softmax(x / self.temperature, dim=1) + math.log(weight)
+            for x, weight in zip(logits, self.weights, strict=True)
+        ]
+        return self.temperature * torch.stack(parts).logsumexp(dim=0)
 
     def describe(self) -> str:
         """How the members are weighed."""

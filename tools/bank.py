@@ -25,7 +25,7 @@ from cli.parse import parse_student
 from cli.parts import make_parts
 from cli.setting import make_setting
 from engine.bank import KEY_FILE, describe_folder
-from engine.teacher import BankedTeacher
+from engine.teacher import BankedMean, BankedTeacher
 from helper.errors import UserError
 
 CHECKED = 4096  # rows that `check` computes again
@@ -46,20 +46,20 @@ def command(argv: Sequence[str]) -> None:
 
 def fill(argv: Sequence[str]) -> None:
     """Compute and keep every row that is missing; a fill that was stopped goes on."""
-    teacher = banked_teacher(argv)
-    computed = teacher.fill()
-    print(f"{computed:,} rows computed; {teacher.bank.describe()}")
+    for teacher in banked_teachers(argv):
+        computed = teacher.fill()
+        print(f"{computed:,} rows computed; {teacher.bank.describe()}")
 
 
 def check(argv: Sequence[str]) -> None:
     """Compare rows with the teacher; UserError for one that is not what it says."""
-    teacher = banked_teacher(argv)
-    rows = teacher.check_bank(CHECKED)
-    print(f"{rows:,} rows are the teacher's; {teacher.bank.describe()}")
+    for teacher in banked_teachers(argv):
+        rows = teacher.check_bank(CHECKED)
+        print(f"{rows:,} rows are the teacher's; {teacher.bank.describe()}")
 
 
-def banked_teacher(argv: Sequence[str]) -> BankedTeacher:
-    """The teacher of a command line of train_student.py, which has to have a bank."""
+def banked_teachers(argv: Sequence[str]) -> list[BankedTeacher]:
+    """The teachers of a command line of train_student.py, one or several, each with a bank."""
     if argv and not argv[0].startswith("-"):
         raise UserError(
             f"{argv[0]} stands alone: give the flags of train_student.py, the folder with "
@@ -73,9 +73,11 @@ def banked_teacher(argv: Sequence[str]) -> BankedTeacher:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "--nce_k")  # no negative is drawn here
         parts = make_parts(setting, teacher)
-    if not isinstance(parts.teacher, BankedTeacher) or parts.teacher.bank is None:
+    teacher = parts.teacher
+    teachers = [*teacher.members] if isinstance(teacher, BankedMean) else [teacher]
+    if any(not isinstance(one, BankedTeacher) or one.bank is None for one in teachers):
         raise UserError(parts.bank)
-    return parts.teacher
+    return teachers
 
 
 def info(argv: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from helper.errors import UserError
 from helper.options import shares
 from models import MODELS
 from runs import checkpoint
+from runs.logs import read_lines
 from tests.conftest import killed, only
+from tools import bank
 
 DATA = "--dataset fake --fake_size 24 --image_size 16 --batch_size 8 --fake_classes 4"
 LINE = f"train_student --model_s resnet8 --epochs 2 {DATA}"
@@ -50,6 +53,28 @@ def test_the_run_has_both_and_its_bank_gives_the_same(files, run, capsys):
     run(f"{LINE} --distill kd --path_t 0.pth 2.pth --save_dir other")
     other, _, _ = kept(files / "other")
     assert other != name  # of another file
+
+
+def test_each_has_a_bank_of_its_own_which_runs_with_it_alone_read(files, run, capsys):
+    def missing(where):
+        lines = read_lines(only(files / where / "student_model") / "metrics.jsonl")
+        return [line["bank_missing"] for line in lines]
+
+    line = f"{LINE} --distill kd --teacher_bank bank"
+    run(f"{line} --path_t 0.pth --save_dir one")
+    run(f"{line} --path_t 0.pth 1.pth --save_dir two")
+    assert (missing("one"), missing("two")) == ([1, 1], [0.5, 0.5])
+    run(f"{line} --path_t 1.pth --save_dir other")
+    run(f"{line} --path_t 1.pth 0.pth --teacher_weights 3,1 --save_dir both")
+    assert missing("other") == missing("both") == [0, 0]
+    assert len(list((files / "bank").iterdir())) == 2
+    assert capsys.readouterr().out.count("bank:      ") == 1 + 2 + 1 + 2
+    words = line.split()[1:]
+    bank.command(["fill", *words, "--path_t", "0.pth", "1.pth"])
+    bank.command(["check", *words, "--path_t", "0.pth", "1.pth"])
+    said = capsys.readouterr().out
+    assert len(re.findall(r" rows computed; bank/resnet\d+_fake\S+: logits 100.0 %", said)) == 2
+    assert len(re.findall(r" rows are the teacher's; bank/resnet", said)) == 2
 
 
 def test_weights_are_part_of_the_name_and_alike_are_none():
@@ -92,9 +117,9 @@ def test_a_list_in_a_config_is_several_teachers(files, run):
         assert {**configured.values, "cfg": ""} == dict(parse_student(typed).values)
 
 
-@pytest.mark.parametrize("bank", ["", "--teacher_bank bank"])
-def test_a_resumed_run_is_the_one_that_was_not_stopped(bank, files, run):
-    line = f"{LINE} --distill kd --path_t 0.pth 1.pth --teacher_weights 3,1 --amp bf16 {bank}"
+@pytest.mark.parametrize("kept_in", ["", "--teacher_bank bank"])
+def test_a_resumed_run_is_the_one_that_was_not_stopped(kept_in, files, run):
+    line = f"{LINE} --distill kd --path_t 0.pth 1.pth --teacher_weights 3,1 --amp bf16 {kept_in}"
     run(f"{line} --save_dir whole")
     _, summary, whole = kept(files / "whole")
     assert math.isfinite(summary["last"]["train_loss"])

@@ -38,7 +38,7 @@ METHODS = {
     "wkd_feature": "--distill wkd_feature -b 0.008",
     "wkd": "--distill wkd --wkd_feature_weight 0.008",
     "crd, dot": "--distill crd --nce_k 12 -a 1 --dot 0.05 --clip_grad 2",
-    "kd, several teachers": "--distill kd --teacher_weights 3,1",
+    "kd, several teachers": "--distill kd --teacher_weights 3,1 --teacher_bank {folder}/two",
     "dkd, ctkd": "--distill dkd --ctkd",
     "kd, average": "--distill kd --ema 0.5 --trial 4",
     "crld, mixup": "--distill crld --crld_weak 0.3 -a 1 --mixup 0.4",
