@@ -26,6 +26,13 @@ METHODS = {
     "rrd": "--distill rrd --nce_k 24",
     "icd": "--distill icd",
     "dkd": "--distill dkd --sdd 1,2 --tekap",
+    "dkd, normalised": "--distill dkd --dkd_norm",
+    "dist": "--distill dist",
+    "ttm": "--distill ttm -b 5",
+    "wttm": "--distill wttm",
+    "normkd": "--distill normkd",
+    "ldrld": "--distill ldrld --ldrld_k 2",
+    "mlkd": "--distill mlkd --mlkd_strong",
     "hint": "--distill hint --hint_layer 1",
     "skd": "--distill skd",
     "catkd": "--distill catkd -b 1",
@@ -33,6 +40,7 @@ METHODS = {
     "abound": "--distill abound --init_epochs 1",
     "ofd": "--distill ofd",
     "pskd": "--distill pskd",
+    "tfkd": "--distill tfkd",
     "dml": "--distill dml --peer resnet14",
     "wkd_logit": "--distill wkd_logit",
     "wkd_feature": "--distill wkd_feature -b 0.008",
@@ -63,7 +71,7 @@ def teacher(tmp_path_factory):
 
 def lines(teacher, folder, names):
     start = f"{FAKE} {HOW} --save_dir {folder}"
-    of = {"pskd": "", "dml": ""}  # they have no teacher
+    of = {"pskd": "", "tfkd": "", "dml": ""}  # they have no teacher
     of["kd, several teachers"] = f"--path_t {teacher} {teacher}"
     return [
         f"{start} {METHODS[name].format(folder=folder)} {of.get(name, f'--path_t {teacher}')}"

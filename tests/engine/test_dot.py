@@ -118,7 +118,7 @@ def test_a_term_that_reaches_nothing_is_no_distillation():
 LINE = (
     "train_student --path_t teacher.pth --model_t resnet8 --model_s resnet8 --distill crd -a 1 "
     "--nce_k 8 --dataset fake --fake_size 40 --image_size 8 --batch_size 16 --fake_classes 4 "
-    "--epochs 3 --dot 0.05"
+    "--epochs 3 --dot 0.05 --amp bf16"
 )
 
 
