@@ -27,7 +27,7 @@ METHODS = {
     "icd": "--distill icd",
     "dkd": "--distill dkd --sdd 1,2 --tekap",
     "dkd, normalised": "--distill dkd --dkd_norm",
-    "dist": "--distill dist",
+    "dist": "--distill dist -b 0.05",
     "ttm": "--distill ttm -b 5",
     "wttm": "--distill wttm",
     "normkd": "--distill normkd",
