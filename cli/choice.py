@@ -117,6 +117,11 @@ def check_objective(options: StudentResolved) -> None:
     if typed := [name for name in idle if options.origin[name] == "typed"]:
         why = {"warmup": "its weight is 0; -b sets it", "init_epochs": "it has no first stage"}
         raise UserError(f"--{typed[0]} has no meaning for {name} here: {why[typed[0]]}")
+    of_labels = {"label_smoothing": options.label_smoothing, "balance": options.balance == "loss"}
+    if not options.gamma and (useless := [n for n, on in of_labels.items() if on]):
+        raise UserError(
+            f"--{useless[0]} changes cross-entropy, which has no weight here: -r gives it one"
+        )
     if useless := sorted(typed_in_vain(options)):
         raise UserError(
             f"--{useless[0]} changes nothing here: what it is of has no weight; -a gives one to "

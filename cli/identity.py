@@ -40,7 +40,8 @@ def make_experiment(kind: str, setting: Setting, title: Title, source: str = "")
         idle -= {"in_memory"}
     else:
         idle |= {"in_memory"}
-    idle = idle - {"peer_rate"} if values.get("peer_rate") else idle | {"peer_rate"}
+    for name in ("peer_rate", "backbone_rate"):  # None where they are the rate
+        idle = idle - {name} if values.get(name) else idle | {name}
     identity = identity_of({name: value for name, value in values.items() if name not in idle})
     unusual = [
         name
@@ -68,6 +69,8 @@ def effective(values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
     if values.get("peer"):
         own = values["peer_rate"] or given or setting.peer_network_rate
         values["peer_rate"] = None if own == values["learning_rate"] else own
+    if values["backbone_rate"] == values["learning_rate"]:
+        values["backbone_rate"] = None
     if values["lr_decay_epochs"] is not UNKNOWN:
         values["lr_decay_epochs"] = decays_in_force(values["lr_decay_epochs"], options.epochs)
     if values["seed"] is None:

@@ -32,6 +32,7 @@ class WKD(Distiller):
 
     recipe = Recipe(gamma=1.0, alpha=0.0, beta=1.0)
     reads = WKDLogit.reads | WKDFeature.reads
+    reads_samples = WKDLogit.reads_samples
 
     @dataclass(frozen=True)
     class Options(WKDFeature.Options, WKDLogit.Options):

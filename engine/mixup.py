@@ -17,9 +17,13 @@ def draw_pairs(
     """
     n, device = len(labels), labels.device
     order = torch.rand(n, generator=generator, device=device).argsort()
+    # λ is a share of two gamma variates. Those of a small alpha are below the smallest number, so
+    # their logarithms are drawn: G(alpha) = G(alpha + 1) * U ** (1 / alpha).
     alphas = torch.full((2,), alpha, dtype=torch.float64, device=device)
-    gamma = torch._standard_gamma(alphas, generator=generator)  # torch.distributions takes none
-    return order, (gamma.max() / gamma.sum()).float()
+    above = torch._standard_gamma(alphas + 1, generator=generator)  # torch.distributions takes none
+    uniform = torch.rand(2, generator=generator, dtype=torch.float64, device=device)
+    logs = above.log() + uniform.log() / alpha
+    return order, (logs[0] - logs[1]).abs().sigmoid().float()
 
 
 def mix(images: Tensor, order: Tensor, share: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from runs.recorder import Run
 # Small networks gain nothing from threads; as many processes as cores gain all there is.
 os.environ["OMP_NUM_THREADS"] = "1"  # for scripts that tests start
 torch.set_num_threads(1)
+# What a shell starts in the background ignores Ctrl-C, and so would the commands that tests stop.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 COMMANDS = {
     "train_teacher": train_teacher.train_teacher,

@@ -55,6 +55,8 @@ LINES = [
     (f"{STUDENT} --distill crd --sdd 1,2", "--sdd changes rows of logits.* KD has no weight"),
     (f"{STUDENT} --distill kd -b 1", "--distill kd is the -a term already"),
     (f"{STUDENT} --distill kd --init_epochs 3", "--init_epochs has no meaning for kd.*no first"),
+    (f"{STUDENT} -r 0 --label_smoothing 0.1", "--label_smoothing changes cross-entropy, which has"),
+    (f"{STUDENT} -r 0 --balance loss", "--balance changes cross-entropy, which has no weight here"),
     (f"{STUDENT} --distill kd --warmup 3", "--warmup has no meaning for kd.*weight is 0; -b sets"),
     (f"{STUDENT} --methods_dir {'x' * 300}", "as a module it cannot be imported"),
     (f"{STUDENT} --methods_dir {'x' * 300}.py", "there are no .py files"),

@@ -103,6 +103,7 @@ def test_other_numbers_are_another_experiment_in_another_folder(one, other, fold
         ("", "--seed 1"),
         ("", "-r 0.1 -a 0.9"),
         ("", "--learning_rate 0.05"),
+        ("", "--backbone_rate 0.05"),
         ("", "--lr_decay_epochs 1"),
         ("", "--print_freq 7 --tb_freq 3 --save_freq 9 --num_workers 2"),
         ("", "--device cpu --amp bf16 --channels_last off --tf32 off --deterministic"),

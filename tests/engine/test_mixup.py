@@ -38,7 +38,7 @@ def drawn(task):
     return draw_pairs(task.mixup, LABELS, generator())
 
 
-@pytest.mark.parametrize(("alpha", "mean"), [(1.0, 0.75), (0.01, 0.993), (1e6, 0.5)])
+@pytest.mark.parametrize(("alpha", "mean"), [(1.0, 0.75), (0.01, 0.993), (1e-4, 1.0), (1e6, 0.5)])
 def test_the_larger_share_is_of_a_beta_distribution(alpha, mean):
     given, own = generator(), torch.get_rng_state()
     pairs = [draw_pairs(alpha, LABELS, given) for _ in range(1000)]
