@@ -143,7 +143,7 @@ def check_same_data(path: Path, known: Mapping[str, Any], setting: Setting) -> N
                 f"({shorten(known[name])}) than the student's ({shorten(value)}): give another "
                 "with --path_t, or take it all the same with --any_teacher"
             )
-    if "fingerprint" in known:
+    if known.get("images_fingerprint", "") != setting.images and "fingerprint" in known:
         warnings.warn(
             f"the teacher {path} was trained on other images than these of {data.name}",
             stacklevel=2,

@@ -14,7 +14,7 @@ import torch
 from cli.start import Start, start_of
 from dataset import DATASETS
 from dataset.base import Batch, StreamedSet
-from dataset.fingerprint import fingerprint
+from dataset.fingerprint import fingerprint, fingerprint_of_images
 from dataset.loader import Loader, Loading
 from dataset.stream import StreamLoader
 from dataset.subset import AnySet, hold_out, take_fraction
@@ -64,6 +64,7 @@ class Setting:
     schedule: Schedule
     network_rate: float  # the learning rate that the network's recipe has
     fingerprint: str  # of all of the data set, whatever fraction of it is trained on
+    images: str  # the same of its images alone, however they are augmented
     start: Start | None = None  # what the trained network starts from; None: random weights
     statistics: Statistics = ((), ())  # mean and std of the data set's own pixels
 
@@ -151,14 +152,14 @@ def make_setting(options: Resolved, model: str) -> Setting:
     check_writable(Path(options.save_dir), "--save_dir")  # before the data, which may take minutes
     numerics = start(options)
     whole = load_data(options)
-    known_as = on_main_process(lambda: fingerprint(whole))
+    known_as = on_main_process(lambda: (fingerprint(whole), fingerprint_of_images(whole)))
     rest = hold_out(whole, options.val_fraction, options.val_seed)
     data = take_fraction(rest, options.train_fraction, options.fraction_seed)
     own = (data.mean, data.std)
     if start_with and start_with.statistics:
         mean, std = (tuple(values) for values in start_with.statistics)
         data = replace(data, mean=mean, std=std)
-    return Setting(options, model, numerics, data, schedule, rate, known_as, start_with, own)
+    return Setting(options, model, numerics, data, schedule, rate, *known_as, start_with, own)
 
 
 def load_data(options: Resolved) -> AnySet:

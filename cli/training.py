@@ -204,6 +204,7 @@ def data_facts(setting: Setting) -> dict[str, Any]:
         "dataset": options.dataset,
         "data_options": values,
         "fingerprint": setting.fingerprint,
+        "images_fingerprint": setting.images,
         "data": data.name,
         "classes": list(data.classes),
         "image_size": data.image_size,

@@ -33,6 +33,18 @@ def fingerprint(data: DataSet | StreamedSet) -> str:
     return digest.hexdigest()
 
 
+def fingerprint_of_images(data: DataSet | StreamedSet) -> str:
+    """sha256 (hex) of what tells these images from others, however they are kept and augmented.
+
+    Labels of all splits, class names, image size, and of the pixels their mean and std.
+    """
+    digest = hashlib.sha256()
+    for split in filter(None, (data.train, data.test, data.val)):
+        _add_tensor(digest, split.labels)
+    _add(digest, data.classes, data.image_size, *map(list, (data.mean, data.std)))
+    return digest.hexdigest()
+
+
 def _add(digest, *values) -> None:
     digest.update(json.dumps(values).encode() + b"\n")
 

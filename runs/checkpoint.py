@@ -36,6 +36,7 @@ SAID: dict[str, Form] = {
     "dataset": is_text,
     "data": is_text,
     "fingerprint": is_text,
+    "images_fingerprint": is_text,
     "classes": are_texts,
     "image_size": is_count,
     "mean": are_channels,

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dataset import DATASETS
 from dataset.base import DataSet, Split
-from dataset.fingerprint import fingerprint
+from dataset.fingerprint import fingerprint, fingerprint_of_images
 from helper.errors import UserError
 
 
@@ -70,6 +70,16 @@ def test_the_fingerprint_of_this_version_is_kept():
 @pytest.mark.parametrize("change", CHANGES)
 def test_another_fingerprint(change):
     assert fingerprint(CHANGES[change](make())) != fingerprint(make())
+
+
+@pytest.mark.parametrize(
+    ("change", "other"),
+    [("flip", False), ("padding", False), ("the mean", True), ("a test label", True),
+     ("a class name", True), ("the shape of the images", True)],
+)  # fmt: skip
+def test_images_are_the_same_however_they_are_augmented(change, other):
+    changed = fingerprint_of_images(CHANGES[change](make()))
+    assert (changed != fingerprint_of_images(make())) == other
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
