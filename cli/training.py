@@ -208,6 +208,7 @@ def data_facts(setting: Setting) -> dict[str, Any]:
         "data": data.name,
         "classes": list(data.classes),
         "image_size": data.image_size,
+        "crop_pct": data.crop_pct,
         "mean": list(data.mean),
         "std": list(data.std),
     }

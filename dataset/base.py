@@ -12,6 +12,7 @@ from dataset.layout import Files
 from helper.errors import UserError
 
 MIN_SIZE = 8  # pixels a side; the networks halve an image at least twice
+CROP_PCT = 224 / 256  # of a test image beside random resized crops, see `DataSet.crop_pct`
 LARGEST_SIZE = 8192  # pixels a side: a batch of one such image takes gigabytes
 
 
@@ -57,6 +58,8 @@ class DataSet:
     networks: Mapping[str, str] = field(default_factory=dict)  # see `DataSource`
     val: Split | None = None  # held out of the training split, see `subset.hold_out`
 
+    crop_pct = 1.0  # of a test image: side of the center crop / shorter side after resizing
+
     @property
     def image_size(self) -> int:
         return self.train.images.shape[-1]
@@ -78,6 +81,10 @@ class StreamedSet:
     networks: Mapping[str, str] = field(default_factory=dict)  # see `DataSource`
     hash_content: bool = False  # whether the content of its files is part of its fingerprint
     val: Files | None = None  # held out of the training split, see `subset.hold_out`
+
+    @property
+    def crop_pct(self) -> float:
+        return 1.0 if self.padding else CROP_PCT
 
 
 class DataSource:

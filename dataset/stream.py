@@ -7,7 +7,8 @@ import importlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from functools import partial
-from typing import Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -20,8 +21,10 @@ from dataset.layout import Files, Paths
 from dataset.loader import Loading, check_smallest_batch, epoch_order, rank_shares
 from helper.errors import UserError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 CROP = 4  # purpose of `draw`, after those of dataset.augment
-CROP_RATIO = 224 / 256  # of a test image: side of the center crop / shorter side after resizing
 PREFETCH = 4  # batches that each worker prepares in advance
 
 
@@ -113,21 +116,32 @@ class BatchSampler:
             yield [(self.epoch, i) for i in index[lo:hi].tolist()]
 
 
+def torchvision_transforms() -> ModuleType:
+    """torchvision's v2; it takes seconds to import."""
+    importlib.import_module("helper.vision")  # lets torchvision be imported
+    return importlib.import_module("torchvision.transforms.v2")
+
+
+def cut_for_test(image: "Image.Image", size: int, crop_pct: float) -> "Image.Image":
+    """Resize the shorter side to `size` / `crop_pct`, then crop a square from the center."""
+    if crop_pct == 1:
+        return resize_and_center_crop(image, size)
+    functional = torchvision_transforms().functional
+    return functional.center_crop(functional.resize(image, [round(size / crop_pct)]), [size])
+
+
 class ImageFiles(Dataset):
     """(epoch, index) -> V views of an image (V, 3, S, S) uint8, or what is wrong with that file."""
 
     def __init__(self, paths: Paths, data: StreamedSet, training: bool, how: Loading):
-        importlib.import_module("helper.vision")  # lets torchvision be imported; takes seconds
-        v2 = importlib.import_module("torchvision.transforms.v2")
+        v2 = torchvision_transforms()
         size, padding = data.image_size, data.padding
-        self.shorter = size if padding else 0 if training else round(size / CROP_RATIO)  # 0: varies
-        if padding:
-            transforms = [partial(resize_and_center_crop, size=size)]
-            transforms += [v2.RandomCrop(size, padding)] if training else []
-        elif training:
-            transforms = [v2.RandomResizedCrop(size)]
+        if training and not padding:
+            self.shorter, transforms = 0, [v2.RandomResizedCrop(size)]  # 0: varies
         else:
-            transforms = [v2.Resize(self.shorter), v2.CenterCrop(size)]
+            self.shorter = round(size / data.crop_pct)
+            transforms = [partial(cut_for_test, size=size, crop_pct=data.crop_pct)]
+            transforms += [v2.RandomCrop(size, padding)] if training else []
         if training:
             transforms += [v2.RandomHorizontalFlip()] if data.flip else []
             transforms += [v2.AutoAugment()] if how.aug else []

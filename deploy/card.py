@@ -24,7 +24,7 @@ def config_of(deployed: Deployed, normalised: bool, sha256: str) -> dict[str, An
             "input_size": [3, size, size],
             "fixed_input_size": True,
             "interpolation": "bilinear",
-            "crop_pct": 1.0,
+            "crop_pct": deployed.crop_pct,
             "crop_mode": "center",
             "mean": list(deployed.mean),
             "std": list(deployed.std),
@@ -41,6 +41,8 @@ def card_of(
     rows = {name: value for name, value in facts(deployed, run, source).items() if value}
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     size = deployed.image_size
+    shorter = round(size / deployed.crop_pct)
+    cut = "" if shorter == size else f" (the center, the shorter side resized to {shorter})"
     inside = "; the graphs do that themselves" if normalised else ""
     return f"""---
 library_name: pytorch
@@ -53,8 +55,8 @@ tags: [image-classification, knowledge-distillation]
 | --- | --- |
 {table}
 
-Files: {", ".join(f"`{name}`" for name in files)}. Images are {size}x{size}, RGB, from 0 to 1, less
-the mean, over the standard deviation{inside}.
+Files: {", ".join(f"`{name}`" for name in files)}. Images are {size}x{size}{cut},
+RGB, from 0 to 1, less the mean, over the standard deviation{inside}.
 
 Limits: it knows these classes alone and answers with one of them whatever it is shown; it was
 measured on images like those that it was trained on, and on no others. Nothing is known of how it

@@ -28,6 +28,7 @@ class Deployed:
     image_size: int
     mean: tuple[float, float, float]  # of pixels from 0 to 1
     std: tuple[float, float, float]
+    crop_pct: float = 1.0  # side of the center crop / shorter side of the image after resizing
 
     @property
     def module(self) -> nn.Module:
@@ -70,4 +71,5 @@ def read_deployed(path: Path, name: str = "") -> Deployed:
     classes, size = tuple(said["classes"]), said["image_size"]
     known_as = DATASETS[said["dataset"]].networks if said.get("dataset") in DATASETS else {}
     network = checkpoint.read_network(known_as.get(name, name), path, len(classes), size)
-    return Deployed(network.name, network, classes, size, tuple(said["mean"]), tuple(said["std"]))
+    pixels = tuple(said["mean"]), tuple(said["std"]), said.get("crop_pct", 1.0)
+    return Deployed(network.name, network, classes, size, *pixels)

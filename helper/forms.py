@@ -60,6 +60,11 @@ def is_whole(value: Any) -> bool:
     return type(value) is int and abs(value) < 2**63
 
 
+def is_crop_pct(value: Any) -> bool:
+    """Whether it can be a center crop's side as a share of the image's."""
+    return is_number(value) and 0.01 <= value <= 1
+
+
 def is_dict(value: Any) -> bool:
     return isinstance(value, dict)
 

@@ -18,7 +18,16 @@ from helper.config import in_file
 from helper.errors import UserError
 from helper.extras import import_extra
 from helper.files import sha256, write_whole
-from helper.forms import Form, are_channels, are_options, are_texts, is_count, is_text, wrong_in
+from helper.forms import (
+    Form,
+    are_channels,
+    are_options,
+    are_texts,
+    is_count,
+    is_crop_pct,
+    is_text,
+    wrong_in,
+)
 from models import MODELS
 from models.any import build
 from models.base import Classifier
@@ -39,6 +48,7 @@ SAID: dict[str, Form] = {
     "images_fingerprint": is_text,
     "classes": are_texts,
     "image_size": is_count,
+    "crop_pct": is_crop_pct,
     "mean": are_channels,
     "std": lambda value: are_channels(value) and min(value) > 0,
     "data_options": are_options,
@@ -352,7 +362,8 @@ def check_installed(name: str, path: str | Path, flag: str) -> None:
 def data_of(path: str | Path) -> dict[str, Any]:
     """What a checkpoint says of the data it was trained on; empty where it is silent.
 
-    `dataset`, `data_options`, `data` (the set's name), `classes`, `image_size`, `mean`, `std`.
+    `dataset`, `data_options`, `data` (the set's name), `classes`, `image_size`,
+    `crop_pct`, `mean`, `std`.
     """
     return {name: value for name, value in said_by(path).items() if name != "model_name"}
 

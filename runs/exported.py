@@ -6,7 +6,7 @@ from typing import Any
 
 from helper.errors import UserError
 from helper.files import read_regular
-from helper.forms import are_channels, are_texts, is_count, is_dict, is_text, wrong_in
+from helper.forms import are_channels, are_texts, is_count, is_crop_pct, is_dict, is_text, wrong_in
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CONFIG_FORMS = {"model_name": is_text, "label_names": are_texts, "pretrained_cfg": is_dict}
@@ -22,6 +22,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         said = json.loads(read_regular(path))
         wrong = wrong_in(said, CONFIG_FORMS) or wrong_in(said["pretrained_cfg"], PIXEL_FORMS)
+        wrong = wrong or wrong_in(said["pretrained_cfg"], {"crop_pct": is_crop_pct}, complete=False)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}): give a checkpoint, or a folder that "
@@ -42,6 +43,7 @@ def said_of(folder: Path) -> dict[str, Any]:
         "model_name": config["model_name"],
         "classes": config["label_names"],
         "image_size": pixels["input_size"][2],
+        "crop_pct": pixels.get("crop_pct", 1.0),
         "mean": pixels["mean"],
         "std": pixels["std"],
     }

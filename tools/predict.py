@@ -24,8 +24,9 @@ from torch import Tensor
 
 from cli.main import main
 from cli.words import read_tool
-from dataset.folder import open_image, resize_and_center_crop
+from dataset.folder import open_image
 from dataset.layout import image_files, reading
+from dataset.stream import cut_for_test
 from deploy.network import Deployed, read_deployed
 from helper.errors import UserError
 from helper.options import Parser, option, positive
@@ -75,7 +76,7 @@ def answered(
     top = min(top, len(deployed.classes))
     for start in range(0, len(paths), BATCH):
         some = paths[start : start + BATCH]
-        pixels = torch.stack([pixels_of(path, deployed.image_size) for path in some])
+        pixels = torch.stack([pixels_of(path, deployed) for path in some])
         shares = deployed.network(deployed.normalise(pixels)).softmax(dim=1)  # (B, K)
         likely = shares.topk(top, dim=1)
         for path, values, indices in zip(some, likely.values, likely.indices, strict=True):
@@ -83,9 +84,10 @@ def answered(
             yield path, list(zip(names, values.tolist(), strict=True))
 
 
-def pixels_of(path: str, size: int) -> Tensor:
+def pixels_of(path: str, deployed: Deployed) -> Tensor:
     """An image file -> pixels from 0 to 1, (3, S, S)"""
-    image = resize_and_center_crop(open_image(path, size), size)
+    size, crop_pct = deployed.image_size, deployed.crop_pct
+    image = cut_for_test(open_image(path, round(size / crop_pct)), size, crop_pct)
     return torch.from_numpy(np.asarray(image).transpose(2, 0, 1) / np.float32(255))
 
 

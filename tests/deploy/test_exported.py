@@ -16,7 +16,7 @@ from tools import export as exporting
 
 FAKE = "--dataset fake --fake_size 20 --fake_classes 4 --image_size 16 --epochs 1"
 SAID = {
-    "classes": [f"class {i}" for i in range(4)], "image_size": 16,
+    "classes": [f"class {i}" for i in range(4)], "image_size": 16, "crop_pct": 1.0,
     "mean": [0.2, 0.3, 0.4], "std": [0.3, 0.2, 0.1],
 }  # fmt: skip
 
