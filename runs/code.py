@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import inspect
+import os
 import subprocess
 import sys
 import sysconfig
@@ -73,7 +74,7 @@ def git(*arguments: str) -> str:
 
     def run(*words):
         command = ["git", "--no-optional-locks", "-C", str(CODE), *words]  # leaves no index.lock
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return os.fsdecode(subprocess.run(command, capture_output=True, check=True).stdout)
 
     try:
         if Path(run("rev-parse", "--show-toplevel").strip()).resolve() != CODE:

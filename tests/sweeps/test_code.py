@@ -1,5 +1,6 @@
 """The copy of the code that a sweep runs."""
 
+import os
 import subprocess
 
 import pytest
@@ -56,3 +57,11 @@ def test_a_repository_is_copied_as_it_is_now(toolkit, tmp_path):
 def test_without_a_repository_it_is_the_code_alone(toolkit, tmp_path):
     copying.copy_code(tmp_path / "to")
     assert sorted(files(tmp_path / "to")) == ["room/__init__.py", "room/gone.py", "train.py"]
+
+
+def test_a_file_whose_name_is_no_text_is_one_of_those_that_changed(toolkit):
+    git(toolkit, "init", "-q")
+    name = os.fsdecode(b"notes-\xe9.txt")
+    (toolkit / name).write_text("new")
+    assert toolkit / name in code.changed_files()
+    assert toolkit / "notes.txt" in code.changed_files()
