@@ -40,7 +40,8 @@ class Start:
         checkpoint.load_into(network, weights, self.source, f"{name} with {len(classes)} classes")
         had = f" (they had {next(iter(shapes.values()))[0]})" if shapes else ""
         own_head = f", with a new classifier for these {len(classes)} classes{had}" if new else ""
-        return f"start:     {self.source}{own_head}"
+        pixels = "" if self.statistics else "; it says no mean and std: those of these images"
+        return f"start:     {self.source}{own_head}{pixels}"
 
 
 def start_of(options: Resolved, network: str) -> Start | None:

@@ -145,7 +145,7 @@ def digest(path: str | Path) -> str:
 def check_file(path: Path) -> None:
     """UserError unless there is a file, with the bytes that were written."""
     if not path.exists():
-        raise UserError(f"no checkpoint {path}: give the path of a .pth file")
+        raise UserError(f"no checkpoint {path}: give the path of a file, or of an exported folder")
     if path.is_dir():
         names = sorted(p.name for p in path.glob("*.pth"))
         found = [name for name in names if not name.startswith(("resume.", "memories_"))]

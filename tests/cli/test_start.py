@@ -122,7 +122,10 @@ def test_a_file_in_any_form(form, run, tmp_path, capsys):
     else:
         torch.save(weights if form == "state dict" else {"model": weights}, path)
     run(f"train_teacher --model resnet8 --init {path} {FAKE} {STILL}")
-    assert f"start:     {path}\n" in capsys.readouterr().out
+    assert (
+        f"start:     {path}; it says no mean and std: those of these images\n"
+        in capsys.readouterr().out
+    )
     assert_starts_from(content(tmp_path)["model"], weights, head="none: it is for as many classes")
 
 
@@ -166,7 +169,7 @@ def test_a_student_that_starts_from_a_file(run, tmp_path, capsys):
     torch.save({"model": weights}, tmp_path / "a.pth")
     line = f"train_student --path_t a.pth --model_t resnet8 --model_s resnet8 {FAKE} {STILL}"
     run(f"{line} --init a.pth")
-    assert "start:     a.pth\n" in capsys.readouterr().out
+    assert "start:     a.pth; it says no mean and std" in capsys.readouterr().out
     assert_starts_from(content(tmp_path, "student_model")["model"], weights)
 
 
