@@ -87,10 +87,10 @@ class Experiment:
             found.append(f"the {what} is another file")
         if self.code != other.code:
             mine, theirs = dict(self.code), dict(other.code)
-            changed = [
-                n for n in sorted(mine.keys() | theirs.keys()) if mine.get(n) != theirs.get(n)
-            ]
-            found.append(f"the code of {', '.join(changed)} has changed")
+            # What one of them alone has follows from another option, where one differs.
+            names = mine.keys() & theirs.keys() if found else mine.keys() | theirs.keys()
+            if changed := [n for n in sorted(names) if mine.get(n) != theirs.get(n)]:
+                found.append(f"the code of {', '.join(changed)} has changed")
         return found
 
     def to_dict(self) -> dict[str, Any]:

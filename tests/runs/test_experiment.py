@@ -140,3 +140,19 @@ def test_a_name_of_wide_letters_is_short_in_bytes():
     wide = dataclasses.replace(ONE, title="\u6f22" * 90)
     assert len(wide.name.encode()) <= LONGEST_NAME
     assert wide.name.endswith("_trial_3")
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "said"),
+    [
+        (2, {}, ["x is 1 there and 2 here"]),
+        (2, {"decoding": "3", "augmentation": "2"}, ["x is 1", "the code of augmentation has"]),
+        (1, {"decoding": "3", "augmentation": "1"}, ["the code of decoding has changed"]),
+    ],
+)
+def test_code_that_one_experiment_alone_has_is_told_where_nothing_else_differs(option, code, said):
+    there = Experiment("teacher", (("x", 1),), "", code=(("augmentation", "1"),))
+    here = Experiment("teacher", (("x", option),), "", code=tuple(sorted(code.items())))
+    found = here.differences(there)
+    assert len(found) == len(said)
+    assert all(line.startswith(begin) for line, begin in zip(found, said, strict=True))
