@@ -187,7 +187,7 @@ def ours(parts: Parts, teacher: LiveTeacher | BankedTeacher) -> Way:
         task = Distillation(parts.student, *losses)
     task.train().begin_epoch(1, 1, 1)
     stage = main_stage(task, Schedule(RATE), options)
-    step, batches = make_step(stage, task, parts.train), parts.batches()
+    step, batches = make_step(stage, task), parts.batches()
 
     def train(steps: int) -> None:
         meter = Meter()

@@ -45,6 +45,7 @@ from dataset.layout import (
     print_note,
     reading,
 )
+from dataset.subset import part_of
 from helper.errors import UserError
 from helper.options import option, positive
 
@@ -59,6 +60,7 @@ DECODE_BATCH = 64  # images that a process decodes at a time
 # Pillow would open others as well, PostScript with a program of its own
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 HASH_CONTENT = "know files again by a hash of their content, which reads all of them"
+SKIP_THEM = ", or skip such files with --skip_corrupt"
 MAX_BYTES = 1 << 31  # of a file: more is no image
 MAX_PIXELS = 1 << 27  # of an image whose shorter side has been scaled
 
@@ -213,12 +215,9 @@ def host_memory() -> float:
 
 def streamed(layout: Layout, options: Folder.Options) -> StreamedSet:
     """The data set with its files read as a run trains, in the crops that it has in memory."""
-    size, known = options.image_size, survey(layout.train, options)
-    if options.skip_corrupt:
-        layout = without_corrupt(layout, options)
-    else:
-        report_corrupt(list(layout.train.paths), known.readable, size, skip=False)
-    mean, std = mean_and_std_of(torch.from_numpy(known.counts))
+    size = options.image_size
+    layout, known = without_corrupt(layout, options)
+    mean, std = mean_and_std_of(torch.from_numpy(known["train"].counts))
     padding = size // 8 if options.crop == "padded" else 0
     more = {"padding": padding, "flip": options.flip, "hash_content": options.hash_content}
     return StreamedSet(
@@ -226,16 +225,26 @@ def streamed(layout: Layout, options: Folder.Options) -> StreamedSet:
     )
 
 
-def without_corrupt(layout: Layout, options: Any) -> Layout:
-    """The files with those marked that are no images; they are named and counted."""
-    splits = {name: files for name in SPLITS if (files := getattr(layout, name))}
+def without_corrupt(
+    layout: Layout, options: Any, names: Sequence[str] = SPLITS
+) -> tuple[Layout, dict[str, Survey]]:
+    """The layout without the files of these splits that are no images, and what is known of each.
+
+    Such files are named and counted, or a UserError unless they are to be skipped.
+    """
+    splits = {name: files for name in names if (files := getattr(layout, name))}
+    known = {}
     for name, files in splits.items():
-        readable = survey(files, options).readable
-        report_corrupt(list(files.paths), readable, options.image_size, skip=True)
-        splits[name] = files._replace(readable=torch.from_numpy(readable))
-    labels = [files.labels[files.readable] for files in splits.values()]
-    check_enough(labels, list(splits.values()), layout.classes)
-    return layout._replace(**splits)
+        known[name] = survey(files, options)
+        readable = known[name].readable
+        report_corrupt(
+            list(files.paths), readable, options.image_size, options.skip_corrupt, SKIP_THEM
+        )
+        splits[name] = part_of(files, torch.from_numpy(readable).nonzero()[:, 0])
+    layout = layout._replace(**splits)
+    every = [files for files in layout[1:] if files]
+    check_enough([files.labels for files in every], every, layout.classes)
+    return layout, known
 
 
 def survey(files: Files, options: Any) -> Survey:
@@ -347,7 +356,9 @@ def first_size(paths: list[str]) -> tuple[int, int]:
     return open_image(paths[-1]).size
 
 
-def report_corrupt(paths: list[str], readable: np.ndarray, size: int, skip: bool) -> None:
+def report_corrupt(
+    paths: list[str], readable: np.ndarray, size: int, skip: bool, advice: str = ""
+) -> None:
     """Name and count the files that are no images; UserError where they are not to be skipped."""
     corrupt = [path for path, known in zip(paths, readable) if not known]
     count = f"{len(corrupt)} of {len(paths)} files are no images"
@@ -356,7 +367,7 @@ def report_corrupt(paths: list[str], readable: np.ndarray, size: int, skip: bool
             open_image(path, size)
         except UserError as error:
             if not skip:
-                raise UserError(f"{error}; {count}") from error
+                raise UserError(f"{error}{advice}; {count}") from error
             print_note(f"skipped: {error}")
     if corrupt:
         print_note(f"{count} and were skipped")

@@ -11,7 +11,7 @@ import torch
 from dataset import DATASETS
 from dataset.base import DataSource, StreamedSet, check_image_size
 from dataset.folder import HASH_CONTENT, without_corrupt
-from dataset.layout import SplitOptions, find_files, name_of
+from dataset.layout import SPLITS, SplitOptions, find_files, name_of
 from helper.errors import UserError
 from helper.options import option, positive
 
@@ -66,8 +66,8 @@ class ImageNet(DataSource):
     def load(options: Options) -> StreamedSet:
         check_image_size(options.image_size)
         layout = find_files(options.data_dir, options)
-        if options.skip_corrupt:
-            layout = without_corrupt(layout, options)
+        # Reading the training files takes as long as an epoch does, which finds them anyway.
+        layout, _ = without_corrupt(layout, options, SPLITS if options.skip_corrupt else SPLITS[1:])
         return StreamedSet(
             name=ImageNet.called(options),
             **layout._asdict(),

@@ -56,7 +56,6 @@ class Files(NamedTuple):
     paths: Paths
     labels: Tensor  # (N,) int64
     root: str = ""  # folder with which each path begins
-    readable: Tensor | None = None  # (N,) bool, the others are left out; None: all are used
 
 
 class Part(NamedTuple):

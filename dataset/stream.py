@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dataset.augment import STRONG, draw, normalise, scale_and_shift, without_waiting
 from dataset.base import Batch, StreamedSet
-from dataset.folder import cpu_count, open_image, resize_and_center_crop
+from dataset.folder import SKIP_THEM, cpu_count, open_image, resize_and_center_crop
 from dataset.layout import Files, Paths
 from dataset.loader import Loading, check_smallest_batch, epoch_order, rank_shares
 from helper.errors import UserError
@@ -38,8 +38,7 @@ class StreamLoader:
     resized and center-cropped. All choices follow from (seed, epoch, sample), whatever the number
     of workers.
 
-    A file that is no image is left out of its batch where that is known (`Files.readable`), so that
-    all processes know what a batch has; any other is a UserError.
+    A file that is no image is a UserError.
     """
 
     def __init__(
@@ -53,8 +52,7 @@ class StreamLoader:
         workers = min(how.workers, cpu_count())
         self.split, self.training = split, split == "train"
         self.strong = how.strong and self.training
-        self.seed, self._readable, self._ranks = how.seed, files.readable, how.ranks
-        self.skip = files.readable is not None  # whether batches may have fewer images
+        self.seed = how.seed
         self.labels = files.labels.to(how.device)  # (N,)
         self._order = partial(epoch_order, how, labels=files.labels)
         self._batch_size = batch_size
@@ -83,7 +81,7 @@ class StreamLoader:
         self._sampler.epoch = epoch
         for pixels, index in zip(self._batches, self._indices(epoch)):
             if isinstance(pixels, str):
-                raise UserError(f"{pixels}, or skip such files with --skip_corrupt")
+                raise UserError(f"{pixels}{SKIP_THEM}")
             index = without_waiting(index, device)
             images = normalise(pixels.to(device, non_blocking=True), self._scale, self._shift)
             images = images.transpose(0, 1) if self.strong else images[:, 0]
@@ -91,13 +89,8 @@ class StreamLoader:
 
     def _indices(self, epoch: int) -> Iterator[Tensor]:
         """The samples of each batch, of all processes together, on the CPU."""
-        fewest = self._ranks if self.training else 1
         order = self._order(epoch) if self.training else torch.arange(len(self.labels))
-        for index in order.split(self._batch_size):
-            if self._readable is not None:
-                index = index[self._readable[index]]
-            if len(index) >= fewest:
-                yield index
+        yield from order.split(self._batch_size)
 
 
 class BatchSampler:

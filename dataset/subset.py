@@ -63,8 +63,7 @@ def part_of(split: Split | Files, kept: Tensor) -> Split | Files:
         return Split(split.images[kept], split.labels[kept])
     names = list(split.paths)
     paths = Paths(names[i] for i in kept.tolist())
-    readable = None if split.readable is None else split.readable[kept]
-    return split._replace(paths=paths, labels=split.labels[kept], readable=readable)
+    return split._replace(paths=paths, labels=split.labels[kept])
 
 
 def stratified(labels: Tensor, fraction: float, seed: int, purpose: int = SUBSET) -> Tensor:

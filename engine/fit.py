@@ -44,7 +44,7 @@ def fit(stage: Stage, train: Loader, measured: Loader, recorder: Recorder, print
     done = recorder.restore(stage)
     if done >= stage.epochs:
         return
-    step = make_step(stage, stage.data_parallel(), train)
+    step = make_step(stage, stage.data_parallel())
     for epoch in range(done + 1, stage.epochs + 1):
         started, replayed = time.perf_counter(), step.replays
         with explained(stage, epoch, recorder):

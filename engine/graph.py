@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from dataset.base import Batch
-from dataset.loader import Loader
-from dataset.stream import StreamLoader
 from engine.distributed import world_size
 from engine.stage import Stage
 from engine.step import train_step
@@ -120,17 +118,17 @@ def cuda_capture(step: Callable[[], Tensor], stage: Stage) -> Callable[[], Tenso
     return replay
 
 
-def make_step(stage: Stage, model: nn.Module, train: Loader | StreamLoader) -> StageStep:
+def make_step(stage: Stage, model: nn.Module) -> StageStep:
     """The step of a stage, captured where --cuda_graph asks for it and nothing is in the way."""
     if not stage.task.numerics.cuda_graph:
         return StageStep(stage, model)
-    if reason := why_not(stage, train):
+    if reason := why_not(stage):
         warnings.warn(f"--cuda_graph: no step is captured: {reason}", stacklevel=2)
         return StageStep(stage, model)
     return StageStep(stage, model, cuda_capture)
 
 
-def why_not(stage: Stage, train: Loader | StreamLoader) -> str:
+def why_not(stage: Stage) -> str:
     """What keeps the steps of a stage from being captured; '' where nothing does."""
     device = stage.task.numerics.device
     if device.type != "cuda":
@@ -141,6 +139,4 @@ def why_not(stage: Stage, train: Loader | StreamLoader) -> str:
         return "--amp fp16 scales the loss by what the host reads; bf16 does not"
     if not stage.task.capturable:
         return "the method reads values on the host"
-    if isinstance(train, StreamLoader) and train.skip:
-        return "with --skip_corrupt batches have different sizes"
     return ""

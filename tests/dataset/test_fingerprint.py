@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,7 +108,8 @@ def root(tmp_path):
 
 def load(root, image_size=16, **options):
     entry = DATASETS["imagenet"]
-    return entry.load(entry.Options(data_dir=str(root), image_size=image_size, **options))
+    where = {"data_dir": str(root), "cache_dir": str(Path(root).absolute().parent / "cache")}
+    return entry.load(entry.Options(**where, image_size=image_size, **options))
 
 
 def test_where_files_lie_does_not_count(root, tmp_path, monkeypatch):

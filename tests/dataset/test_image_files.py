@@ -34,9 +34,7 @@ def root(tmp_path):
 
 
 def load(name, root):
-    where = {"data_dir": str(root), "image_size": 16}
-    if name == "folder":
-        where["cache_dir"] = str(root.parent / "cache")
+    where = {"data_dir": str(root), "image_size": 16, "cache_dir": str(root.parent / "cache")}
     return DATASETS[name].load(DATASETS[name].Options(**where))
 
 

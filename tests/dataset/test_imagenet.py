@@ -48,7 +48,8 @@ def broken(root):
 
 def load(root, **options):
     entry = DATASETS["imagenet"]
-    return entry.load(entry.Options(data_dir=str(root), image_size=32, **options))
+    where = {"data_dir": str(root), "cache_dir": str(root.parent / "cache")}
+    return entry.load(entry.Options(**where, image_size=32, **options))
 
 
 def batches(data, split="train", epoch=1, batch_size=4, **how):
@@ -199,38 +200,31 @@ def test_a_broken_file_is_an_error_that_names_it(broken):
         batches(load(broken))
 
 
-def test_a_broken_file_is_skipped_named_once_and_counted(broken, tmp_path, capsys):
-    how = {"skip_corrupt": True, "cache_dir": str(tmp_path / "cache")}
-    data = load(broken, **how)
-    loader = StreamLoader(data, "train", 4, Loading(3))
-    place = list(data.train.paths).index(str(broken / BAD))
-    for epoch in (1, 2):
-        seen = torch.cat([batch.index for batch in loader.batches(epoch)]).tolist()
-        assert sorted([*seen, place]) == list(range(13))
-    assert all(torch.equal(b.labels, data.train.labels[b.index]) for b in loader.batches(1))
+def test_a_broken_file_to_test_on_is_found_before_training(root):
+    (root / "val/n02/0.JPEG").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"n02/0.JPEG is no readable .*--skip_corrupt; 1 of 9"):
+        load(root)
+
+
+def test_a_broken_file_is_skipped_named_once_and_counted(broken, capsys):
+    data = load(broken, skip_corrupt=True)
+    assert [*data.train.paths] == sorted(
+        set(map(str, broken.glob("train/*/*"))) - {f"{broken}/{BAD}"}
+    )
+    assert data.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
     err = capsys.readouterr().err
     assert err.count(f"skipped: {broken / BAD}") == 1
     assert err.count("1 of 13 files are no images and were skipped") == 1
-    alone = list(StreamLoader(data, "train", 1, Loading(3)).batches(1))
-    assert len(alone) == 12  # a batch of nothing but that file is none
-    for split, size in (("train", 5), ("test", 4)):
-        whole, *shares = (
-            batches(data, split, batch_size=size, rank=rank, ranks=ranks)
-            for rank, ranks in ((0, 1), (0, 2), (1, 2))
-        )
-        for one, *parts in zip(whole, *shares, strict=True):
-            assert torch.equal(torch.cat([part.images for part in parts]), one.images)
-            assert all(torch.equal(part.index, one.index) for part in parts)
-    held = hold_out(load(broken, **how), 0.25, seed=0)
-    assert sum(len(part.index) for part in batches(held) + batches(held, "val")) == 12
+    assert [len(batch.index) for batch in batches(data)] == [4, 4, 4]
+    assert len(hold_out(data, 0.25, seed=0).val.labels) == 3
 
 
-def test_a_set_without_enough_readable_images(root, tmp_path):
+def test_a_set_without_enough_readable_images(root):
     for split, words in (("val", "to test on below .*val"), ("train", "of class n01 to train on")):
         for path in root.glob(f"{split}/*/*"):
             path.write_bytes(b"")
         with pytest.raises(UserError, match=f"no readable image {words}"):
-            load(root, skip_corrupt=True, cache_dir=str(tmp_path / "cache"))
+            load(root, skip_corrupt=True)
 
 
 def test_teacher_and_student_train(run, root, tmp_path, capsys):

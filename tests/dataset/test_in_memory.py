@@ -1,6 +1,7 @@
 """Where the images of a folder lie while a run trains."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -93,7 +94,13 @@ def test_files_that_are_no_images_are_left_out_of_what_is_streamed(root, capsys)
     here, there = (load(root, in_memory=kept, skip_corrupt=True) for kept in ("on", "off"))
     assert (here.mean, here.std) == (there.mean, there.std)
     assert capsys.readouterr().err.count(f"skipped: {broken}") == 2, "once each"
-    assert there.train.readable.tolist() == [False, *[True] * 7]
+    assert len(there.train.paths) == 7
+    assert torch.equal(there.train.labels, here.train.labels)
+    with open(there.test.paths[0], "wb") as file:
+        file.write(b"no image")
+    os.remove(broken)
+    with pytest.raises(UserError, match="no readable image .*--skip_corrupt; 1 of 2 files"):
+        load(root, in_memory="off")
 
 
 def test_where_images_lie_is_part_of_the_experiment_where_its_views_differ(run, root, tmp_path):

@@ -160,9 +160,8 @@ def test_a_data_set_knows_its_split(name, tmp_path):
     Source = DATASETS[name]
 
     def load(**how):
-        cache = {"cache_dir": str(tmp_path / "cache")} if name == "folder" else {}
-        options = {"data_dir": str(tmp_path / "set"), "image_size": 16, **cache, **how}
-        return Source.load(Source.Options(**options))
+        where = {"data_dir": str(tmp_path / "set"), "cache_dir": str(tmp_path / "cache")}
+        return Source.load(Source.Options(**where, image_size=16, **how))
 
     data = load()
     assert (len(data.train.labels), len(data.test.labels)) == (6, 2)
