@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from deploy.network import Deployed
+from helper.errors import one_line
 
 
 def config_of(deployed: Deployed, normalised: bool, sha256: str) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def card_of(
 ) -> str:
     """The text of README.md. `run` is the run.json of the weights; empty where there is none."""
     rows = {name: value for name, value in facts(deployed, run, source).items() if value}
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    table = "\n".join(f"| {name} | {cell(value)} |" for name, value in rows.items())
     size = deployed.image_size
     shorter = round(size / deployed.crop_pct)
     cut = "" if shorter == size else f" (the center, the shorter side resized to {shorter})"
@@ -91,6 +92,11 @@ def facts(deployed: Deployed, run: Mapping[str, Any], source: str) -> dict[str, 
         "code": origin.get("git_commit") or "",
         "checkpoint": source,
     }
+
+
+def cell(value: Any) -> str:
+    """A value as one cell of a table in Markdown, whatever its characters are."""
+    return one_line(value).replace("|", "\\|")
 
 
 def in_short(values: Iterable[float]) -> str:

@@ -7,7 +7,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,11 @@ from helper.extras import import_extra
 from helper.files import write_whole
 from runs.exported import WEIGHTS
 
-FORMATS = ("safetensors", "onnx", "torch_export")
+FORMATS = {  # and the packages that each needs
+    "safetensors": ("safetensors.torch",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "torch_export": (),
+}
 ONNX, PROGRAM = "model.onnx", "model.pt2"
 
 Predict = Callable[[Tensor], Tensor]  # images (B, 3, S, S) -> logits (B, K), of any B
@@ -29,6 +33,13 @@ Predict = Callable[[Tensor], Tensor]  # images (B, 3, S, S) -> logits (B, K), of
 def needed(name: str) -> Any:
     """A package of requirements-export.txt."""
     return import_extra(name, "requirements-export.txt", "an export")
+
+
+def check_packages(formats: Iterable[str]) -> None:
+    """UserError that names a package that one of the formats needs and that is not there."""
+    for name in formats:
+        for package in FORMATS[name]:
+            needed(package)
 
 
 def write_safetensors(deployed: Deployed, folder: Path) -> None:
@@ -51,7 +62,6 @@ def write_program(deployed: Deployed, normalised: bool, folder: Path) -> Predict
 def write_onnx(deployed: Deployed, normalised: bool, folder: Path) -> Predict:
     """An ONNX file with its weights inside -> onnxruntime with that file."""
     runtime = needed("onnxruntime")
-    needed("onnx"), needed("onnxscript")
     module, images = graph(deployed, normalised), example(deployed)
     with quietly(), refused(deployed, "ONNX"):
         program = torch.onnx.export(

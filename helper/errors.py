@@ -10,5 +10,9 @@ class UserError(ValueError):
 
 def one_line(text) -> str:
     """A text without line breaks; what would steer a terminal is written as an escape: \\x1b."""
-    line = " ".join(str(text).split())
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    return printable(" ".join(str(text).split()))
+
+
+def printable(text: str) -> str:
+    """A text in which line breaks and what would steer a terminal are escapes: \\n, \\x1b."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -29,7 +29,15 @@ from dataset.loader import Loading
 from dataset.subset import AnySet
 from deploy.card import card_of, config_of
 from deploy.check import compare
-from deploy.formats import FORMATS, ONNX, PROGRAM, write_onnx, write_program, write_safetensors
+from deploy.formats import (
+    FORMATS,
+    ONNX,
+    PROGRAM,
+    check_packages,
+    write_onnx,
+    write_program,
+    write_safetensors,
+)
 from deploy.network import Deployed, Normalised, read_deployed
 from helper.errors import UserError
 from helper.files import check_writable, write_json, write_whole
@@ -39,6 +47,7 @@ from runs.exported import CONFIG, WEIGHTS, read_config
 from runs.stored import read_summary
 
 BATCH = 64
+CARD = "README.md"
 GRAPHS = {"onnx": (ONNX, write_onnx), "torch_export": (PROGRAM, write_program)}
 
 
@@ -49,7 +58,7 @@ class ExportOptions:
     format: str = option("all", "what to write", choices=("all", *FORMATS))
     out: str = option("", "folder for the files (default: beside the checkpoint, exported/)")
     normalize: bool = option(False, "graphs take pixels from 0 to 1 and normalise them themselves")
-    overwrite: bool = option(False, "replace the export of another network in the folder")
+    overwrite: bool = option(False, "replace files of another network, or of no export")
     random_images: int = option(
         0, "compare on so many random images, not on the test images", parse=count
     )
@@ -63,53 +72,59 @@ def export(argv: Sequence[str]) -> None:
     if not options.ckpt:
         raise UserError("no checkpoint: python tools/export.py CKPT")
     path = Path(options.ckpt)
-    deployed = read_deployed(path, options.model)
+    kinds = FORMATS if options.format == "all" else (options.format,)
+    check_packages(kinds)
+    deployed, run = read_deployed(path, options.model), run_of(path)
     folder = Path(options.out) if options.out else path.parent / "exported"
     check_writable(folder, "--out")
-    folder.mkdir(parents=True, exist_ok=True)
-    config = config_of(deployed, options.normalize, checkpoint.digest(path))
-    clear_of_others(folder, config, options.overwrite)
-    kinds = FORMATS if options.format == "all" else (options.format,)
-    written, agree = [], True
-    if "safetensors" in kinds:
-        write_safetensors(deployed, folder)
-        written.append(WEIGHTS)
     graphs = [kind for kind in GRAPHS if kind in kinds]
     data = test_data(deployed, options) if graphs and not options.random_images else None
-    network = Normalised(deployed) if options.normalize else deployed.network
+    config = config_of(deployed, options.normalize, checkpoint.digest(path))
+    clear_of_others(folder, config, options.overwrite)
+    write_json(folder / CONFIG, config)  # first: it says whose the files are if this is stopped
+    if "safetensors" in kinds:
+        write_safetensors(deployed, folder)
+    network, agree = Normalised(deployed) if options.normalize else deployed.network, True
     for name, write in map(GRAPHS.get, graphs):
         file = write(deployed, options.normalize, folder)
         found = compare(network, file, images_of(deployed, options, data))
         print(f"{folder / name}: {found}")
         agree &= found.holds
-        written.append(name)
-    write_json(folder / CONFIG, config)
+    files = [name for name in (WEIGHTS, ONNX, PROGRAM) if (folder / name).exists()]
     source = f"{path.name}, sha256 {config['checkpoint_sha256']}"
-    card = card_of(deployed, run_of(path), source, written, options.normalize)
-    write_whole(folder / "README.md", lambda file: file.write(card.encode()))
-    print(f"{deployed.name}: {', '.join(written)}, {CONFIG} and README.md in {folder}")
+    card = card_of(deployed, run, source, files, options.normalize)
+    write_whole(folder / CARD, lambda file: file.write(card.encode()))
+    print(f"{deployed.name}: {', '.join(files)}, {CONFIG} and {CARD} in {folder}")
     if not agree:
         print("error: a file says something else than the network: do not use it", file=sys.stderr)
         raise SystemExit(1)
 
 
 def clear_of_others(folder: Path, config: Mapping[str, Any], overwrite: bool) -> None:
-    """Remove what was exported of another checkpoint, or with other pixels, where that is allowed.
+    """Remove what is of no export, of another checkpoint's, or with other pixels, where that is
+    allowed.
 
     What is of this one stays: formats may come one after another.
     """
-    files = [folder / name for name in (WEIGHTS, ONNX, PROGRAM, CONFIG) if (folder / name).exists()]
-    same = "checkpoint_sha256", "normalisation_inside"
-    known = read_config(folder / CONFIG) if folder / CONFIG in files else {}
-    if not files or [known.get(key) for key in same] == [config[key] for key in same]:
+    names = [name for name in (CARD, CONFIG, WEIGHTS, ONNX, PROGRAM) if (folder / name).exists()]
+    same, known = ("checkpoint_sha256", "normalisation_inside"), export_in(folder)
+    if not names or [known.get(key) for key in same] == [config[key] for key in same]:
         return
     if not overwrite:
-        raise UserError(
-            f"{folder} holds the export of another network, or with other pixels: another --out, "
-            "or --overwrite to replace it"
-        )
-    for file in files:
-        file.unlink()
+        other = "the export of another network, or with other pixels"
+        what = other if known else f"a {names[0]} of no export"
+        raise UserError(f"{folder} holds {what}: another --out, or --overwrite to replace it")
+    for name in names:
+        (folder / name).unlink()
+
+
+def export_in(folder: Path) -> dict[str, Any]:
+    """The config.json of the export in a folder; empty where there is none."""
+    try:
+        known = read_config(folder / CONFIG)
+    except UserError:
+        return {}
+    return known if "checkpoint_sha256" in known else {}
 
 
 def images_of(deployed: Deployed, options: Resolved, data: AnySet | None) -> Iterator[Tensor]:

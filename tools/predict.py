@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -28,7 +27,7 @@ from dataset.folder import open_image
 from dataset.layout import image_files, reading
 from dataset.stream import cut_for_test
 from deploy.network import Deployed, read_deployed
-from helper.errors import UserError
+from helper.errors import UserError, printable
 from helper.options import Parser, option, positive
 
 BATCH = 64
@@ -94,9 +93,10 @@ def pixels_of(path: str, deployed: Deployed) -> Tensor:
 def line_of(path: str, answers: Sequence[tuple[str, float]], as_json: bool) -> str:
     """'photo.jpg  cat 93.1 %, dog 5.0 %', or the same as JSON."""
     if as_json:
-        found: list[dict[str, Any]] = [{"class": n, "probability": p} for n, p in answers]
-        return json.dumps({"image": path, "classes": found})
-    return f"{path}  " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in answers)
+        classes = [{"class": name, "probability": share} for name, share in answers]
+        return json.dumps({"image": path, "classes": classes})
+    found = ", ".join(f"{name} {100 * share:.1f} %" for name, share in answers)
+    return printable(f"{path}  {found}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 
 import pytest
@@ -198,7 +199,59 @@ def test_what_cannot_be_is_one_line(command, line, says, trained, tmp_path):
     assert says in str(error.value)
 
 
-def test_a_missing_package_is_named(trained, monkeypatch):
+def test_a_missing_package_is_named_before_anything_is_written(trained, monkeypatch):
+    pytest.importorskip("safetensors")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match="needs the onnxruntime package.*requirements-export.txt"):
-        export("net.pth --format onnx --out out --random_images 2")
+        export("net.pth --out out --random_images 2")
+    assert not (trained.parent / "out").exists()
+
+
+@pytest.mark.parametrize("names", [["README.md"], ["config.json"], ["README.md", "config.json"]])
+def test_files_of_no_export_are_not_replaced(names, trained, tmp_path):
+    pytest.importorskip("safetensors")
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=rf"\. holds a {names[0]} of no export: .*--overwrite"):
+        export("net.pth --format safetensors --out .")
+    assert [(tmp_path / name).read_text() for name in names] == ["{}"] * len(names)
+    assert not (tmp_path / "model.safetensors").exists()
+    export("net.pth --format safetensors --out . --overwrite")
+    assert "# resnet8" in (tmp_path / "README.md").read_text()
+    export("net.pth --format safetensors --out .")
+
+
+def test_an_export_that_was_stopped_is_repeated(trained, tmp_path, monkeypatch):
+    pytest.importorskip("safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(exporting, "compare", None)
+        with pytest.raises(TypeError):
+            export("net.pth --format torch_export --out out --random_images 2")
+    assert (tmp_path / "out" / "model.pt2").exists()
+    export("net.pth --format safetensors --out out")
+    assert (tmp_path / "out" / "README.md").exists()
+
+
+def test_the_card_lists_what_lies_there(trained, tmp_path):
+    pytest.importorskip("safetensors")
+    export("net.pth --format torch_export --out out --random_images 2")
+    export("net.pth --format safetensors --out out")
+    assert "Files: `model.safetensors`, `model.pt2`." in (tmp_path / "out/README.md").read_text()
+
+
+def test_names_of_any_characters(trained, tmp_path, capsys):
+    pytest.importorskip("safetensors")
+    classes = [os.fsdecode(b"caf\xe9"), "a|b", "new\nline", "\x1b[31m"]
+    checkpoint.save(trained, torch.load(trained) | {"classes": classes})
+    export("net.pth --format safetensors --out out")
+    assert list(network.read_deployed(tmp_path / "out").classes) == classes
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert r"| classes | caf\udce9, a\|b, new line, \x1b[31m |" in card
+    capsys.readouterr()
+    photo = photos(tmp_path / "photos") / "0.png"
+    photo = photo.rename(photo.with_name("two  blanks\n\x1b.png"))
+    predicting.predict(["out", str(photo)])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(rf"{tmp_path}/photos/two  blanks\n\x1b.png  ")
+    for name in (r"caf\udce9", "a|b", r"new\nline", r"\x1b[31m"):
+        assert f"{name} " in line
