@@ -35,11 +35,11 @@ def make_experiment(kind: str, setting: Setting, title: Title, source: str = "")
     code = code_versions(kind, setting)
     idle = options.idle | ({"fraction_seed"} if options.train_fraction == 1 else set())
     idle |= set() if options.val_fraction else {"val_seed"}
-    if "in_memory" in values and isinstance(setting.data, StreamedSet):
+    if not isinstance(setting.data, StreamedSet):  # the fingerprint is of the pixels
+        idle |= {"in_memory", "hash_content"}
+    elif "in_memory" in values:
         values["in_memory"] = "off"  # whoever decided it: other code draws and cuts its crops
         idle -= {"in_memory"}
-    else:
-        idle |= {"in_memory"}
     for name in ("peer_rate", "backbone_rate"):  # None where they are the rate
         idle = idle - {name} if values.get(name) else idle | {name}
     identity = identity_of({name: value for name, value in values.items() if name not in idle})

@@ -10,9 +10,9 @@ from helper.errors import UserError
 
 # Options that change no number, or only where things lie and what is said. The one such list.
 NO_NUMBER = frozenset({
-    "any_teacher", "bank_batch", "bank_limit", "cache_dir", "cfg", "data_dir", "hash_content",
-    "methods_dir", "no_pair_defaults", "num_workers", "overwrite", "path_s", "path_t", "print_freq",
-    "resume", "save_dir", "save_freq", "tb_freq", "trial", "wandb",
+    "any_teacher", "bank_batch", "bank_limit", "cache_dir", "cfg", "data_dir", "methods_dir",
+    "no_pair_defaults", "num_workers", "overwrite", "path_s", "path_t", "print_freq", "resume",
+    "save_dir", "save_freq", "skip_corrupt", "tb_freq", "trial", "wandb",
 })  # fmt: skip
 # Options that change numbers by rounding alone: recorded, and a run may go on under others.
 ROUNDING = frozenset({
@@ -80,7 +80,7 @@ class Experiment:
             if (name in here, here.get(name)) != (name in there, there.get(name)):
                 a, b = (in_words(values, name) for values in (there, here))
                 found.append(f"{name} is {a} there and {b} here")
-        if self.data != other.data:
+        if self.data != other.data and here.get("hash_content") == there.get("hash_content"):
             found.append("the images or labels of the data set are others")
         if self.source != other.source:
             what = "probed checkpoint" if self.kind == "probe" else "teacher"

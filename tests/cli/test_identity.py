@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from PIL import Image
 
 import train_student
 import train_teacher
@@ -131,6 +132,34 @@ def test_the_same_numbers_are_the_same_experiment(one, other, folder_of, tmp_pat
     here, there = folder_of(f"{STUDENT} {one}"), folder_of(f"{STUDENT} {other}")
     assert here.experiment == there.experiment
     assert here.path == there.path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A command line that trains on images in a folder."""
+    for name in ("ant", "cat"):
+        for i in range(4):
+            path = tmp_path / "photos" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (9 * i, 0, 0)).save(path)
+    return "train_teacher --model resnet8 --data_dir photos --image_size 8 --cache_dir cache"
+
+
+@pytest.mark.parametrize(
+    "data", ["folder --in_memory on", "folder --in_memory off", "imagenet --epochs 1"]
+)
+def test_skipping_files_counts_by_what_is_left(data, photos, folder_of):
+    here, there = (folder_of(f"{photos} --dataset {data} {how}") for how in ("", "--skip_corrupt"))
+    assert here.experiment == there.experiment
+    assert here.path == there.path
+
+
+def test_how_files_are_known_counts_where_the_fingerprint_is_of_files(photos, folder_of):
+    line = f"{photos} --dataset folder --in_memory"
+    here, there = (folder_of(f"{line} off {how}").experiment for how in ("", "--hash_content"))
+    assert there.differences(here) == ["hash_content is not in force there and True here"]
+    here, there = (folder_of(f"{line} on {how}").experiment for how in ("", "--hash_content"))
+    assert here == there
 
 
 def test_trials_and_seeds(folder_of):
