@@ -132,8 +132,11 @@ def teacher_files(table: Table) -> dict[str, Path]:
     said = [
         Path(str((trial.summary.get("teacher") or {}).get("path", ""))) for trial in table.trials
     ]
-    kept = [path for trial in table.teachers for path in trial.run.folder.glob("*.pth")]
-    wanted = {column.source for column in table.columns}
+    names = {column.teacher for column in table.columns}
+    kept = [
+        path for trial in table.trials if trial.run.model in names for path in trial.checkpoints
+    ]
+    wanted = {column.source for column in table.columns if column.teacher}
     found: dict[str, Path] = {}
     for path in dict.fromkeys([*said, *kept]):
         if wanted <= found.keys():

@@ -5,9 +5,10 @@ augmentation, fraction of the images ...) are another column. A row is a method 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from cli.flags import BankOptions, StudentOptions
@@ -19,6 +20,7 @@ from dataset import DATASETS
 from distiller_zoo import METHODS, VIEWS
 from helper.errors import UserError
 from reporting.statistics import Difference, half_interval, paired, ranks
+from runs import checkpoint
 from runs.collect import group_runs
 from runs.experiment import NO_NUMBER, ROUNDING, Experiment, canonical
 from runs.logs import read_lines
@@ -44,6 +46,11 @@ class Trial:
     def history(self) -> list[dict[str, float]]:
         """Its epochs."""
         return read_lines(self.run.folder / "metrics.jsonl")
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The files of its network."""
+        return [path for path in self.run.folder.glob("*.pth") if path.name != "resume.pth"]
 
     @property
     def seed(self) -> int:
@@ -207,8 +214,11 @@ def make_table(
     groups = [group for group in groups if group[0] in labels]
     columns = pairs_of(column_of(g[0]) for g in groups if g[0].run.kind == "student")
     cells, teachers = [], []
+    sources = {(column.teacher, column.source) for column in columns}
     for group in groups:
         homes = places(group[0], columns)
+        if not homes and not all(teaches(trial, sources) for trial in group):
+            homes = [column_of(group[0])]
         cells += [Cell(labels[group[0]], column, group, published(group[0].run, known))
                   for column in homes]  # fmt: skip
         teachers += [] if homes else group
@@ -261,17 +271,17 @@ def pairs_of(columns: Iterable[Column]) -> list[Column]:
 
 
 def places(trial: Trial, columns: Sequence[Column]) -> list[Column]:
-    """The columns that a run stands in: its own; without a teacher those of the same student.
-
-    None where it is the teacher of one.
-    """
+    """The columns that a run stands in: its own; without a teacher those of the same student."""
     own = column_of(trial)
-    if own.teacher:
-        return [own]
-    if homes := [column for column in columns if column.has_student_of(own)]:
-        return homes
-    taught = any((c.teacher, c.images) == (own.student, own.images) for c in columns)
-    return [] if taught else [own]
+    return [own] if own.teacher else [c for c in columns if c.has_student_of(own)]
+
+
+def teaches(trial: Trial, sources: Collection[tuple[str, str]]) -> bool:
+    """Whether a checkpoint of a run is among these: network and sha256 of teachers."""
+    model = trial.run.model
+    return any(name == model for name, _ in sources) and any(
+        (model, checkpoint.digest(path)) in sources for path in trial.checkpoints
+    )
 
 
 def labels_of_runs(groups: Iterable[Sequence[Trial]]) -> dict[Trial, str]:

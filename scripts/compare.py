@@ -31,7 +31,7 @@ from cli.published import Published, published, read_published
 from cli.words import explain_unknown, strip_help
 from dataset import DATASETS
 from distiller_zoo import METHODS, VIEWS
-from engine.recipe import in_proportion
+from engine.recipe import decays_in_force
 from helper.errors import UserError
 from helper.files import check_output, write_whole
 from helper.options import Parser, option
@@ -202,7 +202,7 @@ def option_columns(runs: Sequence[Result], shown: Mapping[str, Sequence]) -> lis
         told = (
             follows(values, shown.get(SHOWN_BY.get(name)))
             or in_objectives(name, values, runs)
-            or (name == "lr_decay_epochs" and in_proportion_to_epochs(runs))
+            or (name == "lr_decay_epochs" and usual_decays(runs))
         )
         if len(set(values) - {""}) > 1 and not told:
             columns.append(Column(name, values, "s"))
@@ -240,13 +240,11 @@ def in_objectives(name: str, values: Sequence[str], runs: Sequence[Result]) -> b
     return all(word in run.objective.lower() for word, run in zip(words, runs, strict=True))
 
 
-def in_proportion_to_epochs(runs: Sequence[Result]) -> bool:
-    """Whether the learning rates of all runs decay at the same shares of their epochs."""
-    longest = max(runs, key=lambda run: run.epochs)
-    decays = longest.options.get("lr_decay_epochs") or ()
+def usual_decays(runs: Sequence[Result]) -> bool:
+    """Whether the learning rates of all runs decay where the recipe has it for so many epochs."""
     return all(
-        in_proportion(tuple(decays), longest.epochs, run.epochs)
-        == tuple(run.options.get("lr_decay_epochs") or ())
+        decays_in_force(run.options.get("lr_decay_epochs"), run.epochs)
+        == decays_in_force(None, run.epochs)
         for run in runs
     )
 

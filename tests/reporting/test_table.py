@@ -1,6 +1,7 @@
 """reporting/table.py and export.py: what shares a cell, what rows are called, what files say."""
 
 import csv
+import hashlib
 import io
 import json
 import shutil
@@ -133,6 +134,23 @@ def test_the_student_alone_stands_beside_every_teacher_of_it(tmp_path, made):
     gains = [table.cells["kd", column].over_alone.mean for column in table.columns]
     assert gains == [11.5, 18]
     assert [table.cells["alone", c].rank for c in table.columns] == [2, 2]
+
+
+def test_a_run_alone_that_taught_nobody_is_in_the_table_though_a_teacher_is_called_like_it(
+    tmp_path, made
+):
+    weights = b"of a teacher"
+    teacher = {"model": "resnet32x4", "sha256": hashlib.sha256(weights).hexdigest()}
+    put(tmp_path, 70.0, teacher=teacher)
+    alone(tmp_path, 75.0, model="resnet32x4", epochs=240)
+    alone(tmp_path, 73.0, model="resnet32x4", epochs=240, mixup=0.2)
+    (tmp_path / "run_1" / "resnet32x4_last.pth").write_bytes(weights)
+    (tmp_path / "run_2" / "resnet32x4_last.pth").write_bytes(b"of another network")
+    table = made()
+    assert [trial.run.folder.name for trial in table.teachers] == ["run_1"]
+    assert [column.pair for column in table.columns] == ["resnet32x4 → resnet8", "resnet32x4"]
+    assert table.cells["alone", table.columns[1]].last.mean == 73
+    assert len(table.trials) == 3
 
 
 def test_a_method_without_a_teacher_stands_beside_every_teacher_of_its_student(tmp_path, made):

@@ -231,11 +231,14 @@ def test_a_method_without_weight_is_told_from_kd(tmp_path, table):
 def test_decays_in_proportion_to_the_epochs_have_no_column(tmp_path, table):
     new(tmp_path / "a", 70.0, 71.0, epochs=240, lr_decay_epochs=[150, 180, 210])
     new(tmp_path / "b", 71.0, 72.0, epochs=20, lr_decay_epochs=[13, 15, 18])
+    new(tmp_path / "60", 71.0, 72.0, epochs=60, lr_decay_epochs=[38, 45, 53])
+    new(tmp_path / "15", 71.0, 72.0, epochs=15, lr_decay_epochs=[9, 11, 13])
+    new(tmp_path / "1", 71.0, 72.0, epochs=1, lr_decay_epochs=[])
     rows = table(tmp_path)
-    assert column(rows, "epochs") == ["240", "20"]
+    assert column(rows, "epochs") == ["1", "15", "60", "240", "20"]
     assert "lr_decay_epochs" not in rows[0]
     new(tmp_path / "c", 71.0, 72.0, epochs=20, lr_decay_epochs=[10])
-    expected = ["150,180,210", "13,15,18", "10"]
+    expected = ["none", "9,11,13", "38,45,53", "150,180,210", "13,15,18", "10"]
     assert column(table(tmp_path), "lr_decay_epochs") == expected
 
 
