@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -53,7 +54,10 @@ if TYPE_CHECKING:  # Pillow is imported where an image is read, which a command'
     from PIL import Image
 
 T = TypeVar("T")
-SHARE = 0.5  # of the machine's memory that images take at most unless they are told to
+SHARE = 1 / 8  # of the machine's memory that images take at most unless they are told to: each
+# process of a run has its own
+CGROUPS = Path("/sys/fs/cgroup")
+CGROUP_LIMITS = {"": "memory.max", "memory": "memory.limit_in_bytes"}  # v2 and v1
 MAX_SIZE = 64  # default size of larger images: the data set has to fit in memory
 DECODING_VERSION = 2  # raised when decoding changes: older cache files are not read
 DECODE_BATCH = 64  # images that a process decodes at a time
@@ -121,8 +125,8 @@ class Folder(DataSource):
         hash_content: bool = option(False, HASH_CONTENT, added=True)
         in_memory: str = option(
             "auto", "keep decoded images in memory, or read files as a run trains: on, off, or "
-            "auto, on where they take at most half of the machine's", choices=("auto", "on", "off"),
-            added=True,
+            "auto, on where they take at most an eighth of the machine's",
+            choices=("auto", "on", "off"), added=True,
         )  # fmt: skip
 
     @staticmethod
@@ -184,13 +188,9 @@ def fits_in_memory(n: int, options: Folder.Options) -> bool:
     """Whether n images are to be kept in memory.
 
     It is decided by the memory that there is, not by what is free: a run that goes on later, and
-    another process of it, have to decide alike.
+    another process of it, have to decide alike. Without a size it is the largest that is kept then.
     """
-    size, chosen = options.image_size, options.in_memory
-    if size is None:
-        if chosen == "off":
-            raise UserError("--in_memory off needs the size to train at: give --image_size")
-        return True
+    size, chosen = options.image_size or MAX_SIZE, options.in_memory
     needed, there = 3 * n * size**2, host_memory()
     takes = f"{n:,} images of {size} x {size} take {needed / 1e9:,.1f} GB"
     if chosen == "on" and needed > there:
@@ -198,19 +198,36 @@ def fits_in_memory(n: int, options: Folder.Options) -> bool:
             f"--in_memory on: {takes}, and there are {there / 1e9:,.1f}: give a smaller "
             "--image_size, or --in_memory off"
         )
-    if chosen == "auto" and needed > SHARE * there:
-        print_note(f"{takes}, more than half of {there / 1e9:,.1f}: see --in_memory")
-        return False
-    return chosen != "off"
+    if chosen == "on" or (chosen == "auto" and needed <= SHARE * there):
+        return True
+    much = f"{takes}, more than an eighth of {there / 1e9:,.1f}"
+    if options.image_size is None:
+        why = much if chosen == "auto" else "--in_memory off"
+        raise UserError(f"{why}: give the size to train at with --image_size")
+    if chosen == "auto":
+        print_note(f"{much}: see --in_memory")
+    return False
 
 
 def host_memory() -> float:
-    """Bytes of memory that this machine has for each process of a run; without end if unknown."""
+    """Bytes of memory that this machine has, or its cgroups allow; without end if unknown."""
     if not hasattr(os, "sysconf"):
         return math.inf
-    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    mine = int(processes) if processes.isdecimal() else 1
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / max(1, mine)
+    return min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *cgroup_limits())
+
+
+def cgroup_limits() -> list[int]:
+    """Bytes that each control group around this process allows it: a container's, a scheduler's."""
+    limits = [sys.maxsize]
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, own = line.split(":", 2)
+            if file := CGROUP_LIMITS.get(controllers):
+                inner = CGROUPS / controllers / own.lstrip("/")
+                for folder in (inner, *inner.parents):
+                    with contextlib.suppress(OSError, ValueError):  # absent, or "max"
+                        limits.append(int((folder / file).read_text()))
+    return limits
 
 
 def streamed(layout: Layout, options: Folder.Options) -> StreamedSet:

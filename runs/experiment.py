@@ -100,11 +100,11 @@ class Experiment:
 
     @staticmethod
     def from_dict(stored: Mapping[str, Any]) -> "Experiment":
-        """What `to_dict` gave; UserError where it is something else."""
+        """What `to_dict` gave, here or in an earlier release; UserError for anything else."""
         try:
             return Experiment(
                 str(stored["kind"]),
-                tuple(stored["options"].items()),
+                identity_of(stored["options"]),
                 str(stored["data"]),
                 str(stored["source"]),
                 tuple(sorted(stored["code"].items())),

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dataset.base import DataSet, StreamedSet
-from dataset.folder import Folder
+from dataset.folder import Folder, host_memory
 from dataset.loader import Loader, Loading
 from dataset.stream import CROP, ImageFiles, StreamLoader
 from helper.errors import UserError
@@ -52,25 +52,33 @@ def test_streamed_images_are_those_in_memory(root):
 
 def test_a_set_too_large_for_the_machine_is_streamed(root, monkeypatch, capsys):
     needed = 10 * 3 * 16 * 16
-    monkeypatch.setattr("dataset.folder.host_memory", lambda: 2 * needed)
+    monkeypatch.setattr("dataset.folder.host_memory", lambda: 8 * needed)
     assert isinstance(load(root), DataSet)
-    monkeypatch.setattr("dataset.folder.host_memory", lambda: 2 * needed - 1)
+    monkeypatch.setattr("dataset.folder.host_memory", lambda: 8 * needed - 1)
     assert isinstance(load(root), StreamedSet)
-    assert "10 images of 16 x 16 take 0.0 GB, more than half of" in capsys.readouterr().err
+    assert "10 images of 16 x 16 take 0.0 GB, more than an eighth of" in capsys.readouterr().err
     assert isinstance(load(root, in_memory="on"), DataSet)
     monkeypatch.setattr("dataset.folder.host_memory", lambda: needed - 1)
     with pytest.raises(UserError, match="--in_memory on: 10 images .* smaller --image_size, or"):
         load(root, in_memory="on")
-    with pytest.raises(UserError, match="--in_memory off needs the size .* give --image_size"):
+    with pytest.raises(UserError, match="--in_memory off: give the size to train at with"):
         load(root, image_size=None, in_memory="off")
+    with pytest.raises(UserError, match="64 x 64 take .* give the size to train at with"):
+        load(root, image_size=None)
 
 
-def test_processes_share_the_memory_of_a_machine(monkeypatch):
-    from dataset.folder import host_memory
-
-    alone = host_memory()
+def test_the_memory_that_a_machine_has_is_that_of_each_process(monkeypatch, tmp_path):
+    machine = host_memory()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert host_memory() == alone / 4
+    assert host_memory() == machine
+    monkeypatch.setattr("dataset.folder.CGROUPS", tmp_path)
+    (tmp_path / "memory").mkdir()
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        (tmp_path / file).write_text("max\n")
+    assert host_memory() >= machine
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        (tmp_path / file).write_text("1000\n")
+    assert host_memory() == 1000
 
 
 def test_what_was_found_out_is_kept(root, monkeypatch):

@@ -78,6 +78,12 @@ def test_it_survives_a_pickle_and_a_file():
         ONE.kind = "teacher"
 
 
+def test_what_an_earlier_release_counted_and_changes_no_number():
+    stored = ONE.to_dict()
+    stored["options"]["skip_corrupt"] = False
+    assert Experiment.from_dict(stored) == ONE
+
+
 @pytest.mark.parametrize("stored", [None, {}, {"kind": "student", "options": 3}, [1], "text"])
 def test_what_describes_no_experiment(stored):
     with pytest.raises(UserError, match="no experiment is described"):
