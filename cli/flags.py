@@ -100,7 +100,9 @@ class TransferOptions:
 
 @dataclass(frozen=True)
 class EvalOptions:
-    ckpt: str = option("", "checkpoint to evaluate", "-c", "--checkpoint")
+    ckpt: str = option(
+        "", "checkpoint to evaluate; may stand first, without its flag", "-c", "--checkpoint"
+    )
     model: str = option("", "its network (default: what the file says)", "-m")
     per_class: bool = option(False, "the accuracy of each class as well")
     json: str = option("", "file to write the numbers to")

@@ -85,10 +85,11 @@ def parse_eval(argv: Sequence[str]) -> Resolved:
 
 def parse_trained(argv: Sequence[str], own: type, about: str) -> Resolved:
     """Command line of a command about a checkpoint, the `ckpt` of its `own` options, and a data set
-    -> its options.
+    -> its options. The checkpoint may stand first, without its flag.
 
     The data set and its options are those that the checkpoint says, where they are not typed.
     """
+    argv = ["-c", *argv] if argv and not argv[0].startswith("-") else argv
     general = (own, ConfigOptions, DataOptions, DeviceOptions)
     chooser = Parser()
     chooser.add(own, DataOptions)
@@ -241,8 +242,8 @@ def data_layer(typed: Typed, trained: str) -> Layer:
 def start_layer(typed: Typed, trained: str) -> Layer:
     """What --init says of the network, where `trained`, the flag of its name, is not typed."""
     path, layer = typed.get("init", ""), {}
-    if os.path.exists(path) and trained not in typed and (name := checkpoint.model_name(path)):
-        checkpoint.check_installed(name, path, f"--{trained}")
+    if os.path.exists(path) and trained not in typed:
+        name = checkpoint.network_of(path, f"--{trained}")
         with config.in_file(path):
             check_name(data_set(typed).networks.get(name, name))
         layer[trained] = name

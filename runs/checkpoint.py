@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,7 +93,8 @@ def load(path: str | Path) -> Any:
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     try:
-        with torch.serialization.safe_globals(HARMLESS):
+        with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # it works, or is refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if found := UNSAFE.search(str(error)):
@@ -345,18 +347,13 @@ def network_of(path: str | Path, flag: str) -> str:
     """
     if not (name := model_name(path)):
         raise UserError(f"{path} does not say which network it is of: give its name with {flag}")
-    check_installed(name, path, flag)
-    return name
-
-
-def check_installed(name: str, path: str | Path, flag: str) -> None:
-    """UserError where the name that a file says is that of a function to import."""
     inner = name.removeprefix(PREFIX)
     if ":" in inner and not inner.startswith(INSTALLED):
         raise UserError(
             f"{path} says that it is of {name}, a function of somebody's module, which a file "
             f"cannot have run: {flag} {name} where it is yours"
         )
+    return name
 
 
 def data_of(path: str | Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Evaluate a checkpoint on the test split of a data set: that which it was trained on, or -d.
 
-python tools/eval.py -c save/student_model/RUN/resnet8x4_best.pth
+python tools/eval.py save/student_model/RUN/resnet8x4_best.pth
 """
 
 import sys
@@ -35,7 +35,7 @@ def evaluate_checkpoint(argv: Sequence[str]) -> dict[str, Any]:
     """Command line -> what is printed."""
     options = parse_eval(argv)
     if not options.ckpt:
-        raise UserError("no -c: give the checkpoint to evaluate")
+        raise UserError("no checkpoint: python tools/eval.py CKPT")
     if checkpoint.is_exported(options.ckpt) and options.origin["dataset"] == "default":
         raise UserError(f"{options.ckpt} does not say its data set: give it with -d")
     if options.json:

@@ -66,7 +66,6 @@ class ExportOptions:
 
 def export(argv: Sequence[str]) -> None:
     """Command line -> a folder of files that agree with the network."""
-    argv = ["-c", *argv] if argv and not argv[0].startswith("-") else argv
     about = "Write a trained network for other programs, and compare the files with it."
     options = parse_trained(argv, ExportOptions, about)
     if not options.ckpt:

@@ -189,6 +189,11 @@ LINES = [
         "timm has no weights of botnet50ts_256|needs the timm package",
     ),
     (f"{TEACHER} --init nowhere.pth", "no checkpoint nowhere.pth"),
+    (f"train_teacher {FAKE} --init bare.pth", "bare.pth does not say which network.*with --model$"),
+    (
+        f"train_student {FAKE} --init bare.pth --path_t bare.pth --model_t resnet8",
+        "bare.pth does not say which network.*with --model_s",
+    ),
     (f"{TEACHER} --init empty", "empty is a folder without config.json: give a"),
     (f"{TEACHER} --init text.pth", "text.pth is no checkpoint, or a damaged one"),
     (f"{TEACHER} --init code.pth", "code.pth would run code when loaded .*refused"),

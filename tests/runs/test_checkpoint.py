@@ -1,6 +1,7 @@
 import argparse
 import copy
 import os
+import pickle
 import random
 import zipfile
 from pathlib import Path
@@ -261,3 +262,11 @@ def test_the_state_of_adamw_is_all_of_it(break_it):
     break_it(state["state"][0])
     with pytest.raises(UserError, match="a.pth has another optimizer's state"):
         checkpoint.check_optimizer(stage, state, "a.pth")
+
+
+def test_a_pickle_of_a_later_protocol_is_one_error(tmp_path, recwarn):
+    path = tmp_path / "a.pth"
+    path.write_bytes(pickle.dumps({"model": {"fc": 1}, "s": b"1"}, protocol=4))
+    with pytest.raises(UserError, match="a.pth is no checkpoint"):
+        checkpoint.load(path)
+    assert not recwarn.list

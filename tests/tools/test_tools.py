@@ -87,6 +87,8 @@ def test_eval_counts_what_is_right(trained, tmp_path, capsys):
     path, network = trained
     line = f"-c {path} -d fake {FAKE} --per_class --json {tmp_path / 'n.json'} --device cpu"
     numbers = tool.evaluate_checkpoint(line.split())
+    bare = [str(path), *line.split()[2:]]
+    assert tool.evaluate_checkpoint(bare)["acc"] == numbers["acc"]
     uneven = tool.evaluate_checkpoint([*line.split(), "--batch_size", "3"])
     assert uneven["acc"] == pytest.approx(numbers["acc"])
     assert uneven["per_class"] == numbers["per_class"]
@@ -143,7 +145,7 @@ def test_where_to_write_is_not_for_a_file_to_say(trained):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("", "no -c"),
+        ("", "no checkpoint: python tools/eval.py CKPT"),
         ("-c {path} -m resnet20", r"net.pth \(resnet8 with 4 classes\) does not fit resnet20"),
         (
             "-c {path} --fake_classes 7",
