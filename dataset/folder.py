@@ -295,24 +295,31 @@ def content_key(splits: list[Files], size: int | None, by_content: bool = False)
     for files in splits:
         total.update(b"%d\0" % len(files.paths))
         marks = content_hashes(files.paths) if by_content else map(size_and_times, files.paths)
-        with reading(files.root):
-            for path, mark in zip(files.paths, marks):
-                total.update(b"%b\0%b\0" % (os.fsencode(path.removeprefix(files.root)), mark))
+        for path, mark in zip(files.paths, marks):
+            total.update(b"%b\0%b\0" % (os.fsencode(path.removeprefix(files.root)), mark))
     return total.hexdigest()[:32]
 
 
 def size_and_times(path: str) -> bytes:
-    known = os.stat(path)
+    """What tells a file from what it was; nothing of one that cannot be read."""
+    try:
+        known = os.stat(path)
+    except OSError:
+        return b""
     return b"%d %d %d" % (known.st_size, known.st_mtime_ns, known.st_ctime_ns)
 
 
 def content_hashes(paths: Sequence[str]) -> Iterator[bytes]:
-    """sha256, in hex, of each file."""
+    """sha256, in hex, of each file; nothing of one that cannot be read."""
     return chain.from_iterable(in_groups(hash_group, list(paths), "hashing"))
 
 
 def hash_group(paths: list[str]) -> list[bytes]:
-    return [hashlib.sha256(read_file(path)).hexdigest().encode() for path in paths]
+    hashes = [b""] * len(paths)
+    for i, path in enumerate(paths):
+        with contextlib.suppress(UserError):
+            hashes[i] = hashlib.sha256(read_file(path)).hexdigest().encode()
+    return hashes
 
 
 def in_groups(work: Callable[[list[str]], T], paths: list[str], title: str) -> Iterator[T]:

@@ -189,7 +189,7 @@ def read_part(folder: Path, optional: bool = False) -> Part:
 
 def class_folders(folder: Path) -> list[str]:
     """Names of the folders inside a folder; nothing hidden."""
-    inside = (entry for entry in os.scandir(folder) if entry.is_dir())
+    inside = (entry for entry in os.scandir(folder) if os.path.isdir(entry.path))
     return sorted(entry.name for entry in inside if not entry.name.startswith("."))
 
 

@@ -111,6 +111,25 @@ def test_files_that_are_no_images_are_left_out_of_what_is_streamed(root, capsys)
         load(root, in_memory="off")
 
 
+@pytest.mark.parametrize("how", [{}, {"hash_content": True}], ids=["times", "content"])
+@pytest.mark.parametrize("kept", ["on", "off"])
+def test_files_that_are_absent_are_skipped_like_those_that_are_no_images(kept, how, root, capsys):
+    (root / "ant" / "gone.png").symlink_to("nothing")
+    (root / "cat" / "loop.png").symlink_to("loop.png")
+    names = ["cat/absent.png", *(f"{path.parent.name}/{path.name}" for path in root.glob("*/*"))]
+    rows = "".join(f"{name},{name[:3]}\n" for name in names)
+    (root / "list.csv").write_text(f"path,label\n{rows}")
+    for data_dir, absent in ((root, 2), (root / "list.csv", 3)):
+        with pytest.raises(UserError, match="cannot read .* files are no images"):
+            load(data_dir, in_memory=kept, **how)
+        capsys.readouterr()
+        data = load(data_dir, in_memory=kept, skip_corrupt=True, **how)
+        assert len(data.train.labels) + len(data.test.labels) == 10
+        err = capsys.readouterr().err
+        assert err.count("skipped: cannot read") == absent
+        assert "loop.png: Too many levels of symbolic links" in err
+
+
 def test_where_images_lie_is_part_of_the_experiment_where_its_views_differ(run, root, tmp_path):
     line = f"train_teacher --model resnet8 --dataset folder --data_dir {root} --image_size 16"
     line += " --epochs 1 --batch_size 4 --num_workers 0"

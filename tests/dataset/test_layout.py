@@ -66,6 +66,7 @@ def test_the_split_follows_from_the_seed_and_the_names(photos, tmp_path):
 
 def test_folders_without_images_are_no_classes_there(photos, capsys):
     (photos / "cache").mkdir()
+    (photos / "loop").symlink_to("loop")
     assert find_files(str(photos), HOW).classes == ("ant", "cat")
     assert "cache: it is no class" in capsys.readouterr().err
 
