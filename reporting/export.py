@@ -8,7 +8,7 @@ from typing import Any
 from cli.plan import ALONE
 from reporting.measure import TIMED, Measured, calibration_error
 from reporting.statistics import Difference
-from reporting.table import Cell, Column, Table
+from reporting.table import Cell, Column, Table, unusual
 from runs import table as words
 from runs.table import Spread, escaped, in_cell, markdown_table, spread
 
@@ -17,30 +17,31 @@ SPECIAL = {
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "→": r"$\rightarrow$", "±": r"$\pm$", "≥": r"$\geq$",
 }  # fmt: skip
+AUGMENTED = {
+    ("aug", True): "AutoAugment",
+    ("randaugment", True): "RandAugment",
+    ("crop", "resized"): "resized crops",
+    ("flip", False): "no flips",
+}
 WORDS = {
-    "aug": lambda on: "AutoAugment" if on else "standard augmentation",
+    "augmentation": lambda found: (
+        ", ".join(AUGMENTED[one] for one in found) or "standard augmentation"
+    ),
     "epochs": lambda epochs: f"{epochs} epoch{'s' * (epochs != 1)}",
     "batch_size": "batch {}".format,
     "learning_rate": "rate {}".format,
     "image_size": "images of {0}x{0}".format,
     "train_fraction": "{} of the training images".format,
     "val_fraction": "{} of the training images held out".format,
-    "lr_decay_epochs": lambda epochs: (
-        f"decays after {', '.join(map(str, epochs))}" if epochs else "no decay"
-    ),
+    "lr_decay_epochs": lambda epochs: decay_words(epochs),
     "strong_views": lambda on: "a strong view of each image as well (RandAugment)",
     "weight_decay": "weight decay {}".format,
     "processes": "{} processes".format,
 }
 ORDER = (
-    "epochs", "aug", "strong_views", "train_fraction", "val_fraction", "batch_size",
+    "epochs", "augmentation", "strong_views", "train_fraction", "val_fraction", "batch_size",
     "learning_rate", "lr_decay_epochs", "lr_decay_rate", "momentum", "weight_decay",
 )  # fmt: skip
-# Values that go without saying.
-USUAL = {
-    "train_fraction": 1, "fraction_seed": 0, "processes": 1, "lr_decay_rate": 0.1, "clip_grad": 0,
-    "val_fraction": 0, "val_seed": 0,
-}  # fmt: skip
 
 
 def protocol_words(options: Mapping[str, Any]) -> str:
@@ -49,8 +50,18 @@ def protocol_words(options: Mapping[str, Any]) -> str:
     return ", ".join(
         WORDS[name](options[name]) if name in WORDS else f"{name} {in_cell(options, name)}"
         for name in names
-        if name not in USUAL or options[name] != USUAL[name]
     )
+
+
+def full_protocol(column: Column) -> str:
+    """The same of a column, but for what goes without saying."""
+    return protocol_words(unusual(dict(column.protocol)))
+
+
+def decay_words(epochs: Sequence[int] | None) -> str:
+    if epochs is None:
+        return "decays after 5/8, 3/4, 7/8 of the epochs"
+    return f"decays after {', '.join(map(str, epochs))}" if epochs else "no decay"
 
 
 def column_names(table: Table) -> list[str]:
@@ -58,12 +69,13 @@ def column_names(table: Table) -> list[str]:
     names = []
     several = len({column.data for column in table.columns}) > 1
     for column in table.columns:
-        same = [c for c in table.columns if c.pair == column.pair]
+        same = [c for c in table.columns if (c.pair, c.data) == (column.pair, column.data)]
         more = [column.data] if several else []
         if len({c.source for c in same}) > 1:
             more.append(f"teacher {column.source[:8]}")
-        if len({c.protocol for c in same}) > 1 or not column.teacher:
-            more += filter(None, [protocol_words(table.own(column))])
+        if len({c.images for c in same}) > 1:
+            more.append(f"images {column.images[:8]}")
+        more += filter(None, [protocol_words(table.own(column))])
         names.append(column.pair + (f" ({', '.join(more)})" if more else ""))
     return names
 
@@ -170,10 +182,10 @@ def caption(table: Table) -> str:
     several = "mean ± sample deviation over " if counts[-1] > 1 else ""
     data = ", ".join(dict.fromkeys(column.data for column in table.columns))
     trials = "trial" if n == "1" else "trials"
-    return (
-        f"Test accuracy in % on {data}, last epoch, {several}{n} {trials}; "
-        f"{protocol_words(table.common())}."
-    )
+    unless = " where a head says nothing else:" if any(map(table.own, table.columns)) else ""
+    shared = protocol_words(unusual(table.shared))
+    protocol = f";{unless} {shared}" if shared else ""
+    return f"Test accuracy in % on {data}, last epoch, {several}{n} {trials}{protocol}."
 
 
 # ---- CSV
@@ -200,7 +212,7 @@ def csv_line(name: str, cell: Cell, looks: Measured) -> dict[str, Any]:
         "data": cell.column.data,
         "teacher": cell.column.teacher,
         "student": cell.column.student,
-        "protocol": protocol_words(dict(cell.column.protocol)),
+        "protocol": full_protocol(cell.column),
         "method": cell.label,
         "has_teacher": cell.taught,
         "objective": cell.trials[0].run.objective,

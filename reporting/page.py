@@ -19,9 +19,9 @@ from reporting.export import (
     best_mean,
     caption,
     column_names,
+    full_protocol,
     interval,
     plus_minus,
-    protocol_words,
     published_words,
     verdict,
 )
@@ -102,7 +102,7 @@ def write_page(
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(
-        plus_minus=plus_minus, verdict=verdict, published=published_words, words=protocol_words,
+        plus_minus=plus_minus, verdict=verdict, published=published_words, protocol=full_protocol,
     )  # fmt: skip
     return environment.get_template("page.html").render(
         title=title,
@@ -129,7 +129,7 @@ def write_page(
 
 def chosen_on(table: Table) -> str:
     """On which images the best epochs were chosen."""
-    held_out = ["val_fraction" in dict(column.protocol) for column in table.columns]
+    held_out = [dict(column.protocol).get("val_fraction") for column in table.columns]
     if any(held_out) and not all(held_out):
         return "held-out training images where the column says so, else on the test set"
     return "held-out training images" if any(held_out) else "the test set"

@@ -7,7 +7,7 @@ augmentation, fraction of the images ...) are another column. A row is a method 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from cli.plan import ALONE
 from cli.published import Published, published
 from dataset import DATASETS
 from distiller_zoo import METHODS, VIEWS
+from engine.recipe import decays_in_force
 from helper.errors import UserError
 from reporting.statistics import Difference, half_interval, paired, ranks
 from runs import checkpoint
@@ -29,6 +30,11 @@ from runs.stored import read_summary
 from runs.table import Spread, in_cell, spread
 
 SHORT = {"gamma": "-r", "alpha": "-a", "beta": "-b"}
+# How images are augmented, which is said as one; and what of it is standard.
+AUGMENTATION = ("aug", "randaugment", "crop", "flip")
+STANDARD = {("aug", False), ("randaugment", False), ("crop", "padded"), ("flip", True)}
+OF_SOME_RECIPES = {"lr_decay_epochs", "lr_decay_rate", "momentum"}  # see recipe.without_meaning
+USUAL = {"train_fraction": 1, "fraction_seed": 0, "processes": 1, "lr_decay_rate": 0.1}
 VIEWS_OFF = (None, False, (), [], 0)  # values of a view's switch where it is off
 
 
@@ -175,19 +181,36 @@ class Table:
     def teacher_accuracy(self, column: Column) -> float | None:
         return self.teacher_facts(column).get("acc")
 
-    def common(self) -> dict[str, Any]:
-        """What of the protocol is the same in all columns."""
-        first, *others = (dict(column.protocol) for column in self.columns)
-        return {
-            name: value
-            for name, value in first.items()
-            if all(name in other and other[name] == value for other in others)
-        }
+    @cached_property
+    def shared(self) -> dict[str, Any]:
+        """The protocol of a column whose head says nothing else: what more than half of all have,
+        else what goes without saying."""
+        protocols = list(map(self.protocol, self.columns))
+        found = {}
+        for name in sorted(set().union(*protocols)):
+            values = [protocol[name] for protocol in protocols if name in protocol]
+            value, times = Counter(values).most_common(1)[0]
+            everywhere = len(values) == len(protocols) or name in OF_SOME_RECIPES
+            if everywhere and 2 * times > len(protocols):
+                found[name] = value
+            elif name in usual_values():
+                found[name] = usual_values()[name]
+        return found
 
     def own(self, column: Column) -> dict[str, Any]:
-        """What of a column's protocol is not that of all."""
-        common = self.common()
-        return {name: value for name, value in column.protocol if name not in common}
+        """What of a column's protocol is not shared."""
+        protocol, nothing = self.protocol(column), object()
+        return {n: v for n, v in protocol.items() if self.shared.get(n, nothing) != v}
+
+    def protocol(self, column: Column) -> dict[str, Any]:
+        """Of a column; where epochs differ, decays that lie where the recipe has them are None."""
+        options = dict(column.protocol)
+        several = len({dict(other.protocol).get("epochs") for other in self.columns}) > 1
+        if several and "lr_decay_epochs" in options:
+            decays = decays_in_force(options["lr_decay_epochs"], options["epochs"])
+            usual = decays == decays_in_force(None, options["epochs"])
+            options["lr_decay_epochs"] = None if usual else decays
+        return options
 
 
 # ---- from runs to a table
@@ -240,10 +263,34 @@ def make_table(
 
 def column_of(trial: Trial) -> Column:
     run = trial.run
-    protocol = tuple((name, canonical(run.options[name])) for name in protocol_names(run.options))
+    options = {name: canonical(run.options[name]) for name in protocol_names(run.options)}
+    options = {**added_defaults(protocol_classes(run.options)), **options}
+    found = {(name, options.pop(name)) for name in AUGMENTATION if name in options}
+    options["augmentation"] = tuple(sorted(found - STANDARD))
     if views_per_image(run.options) > 1:
-        protocol += (("strong_views", True),)
-    return Column(run.data, trial.data, run.teacher, run.source, run.model, protocol)
+        options["strong_views"] = True
+    return Column(
+        run.data, trial.data, run.teacher, run.source, run.model, tuple(sorted(options.items()))
+    )
+
+
+def added_defaults(classes: Iterable[type]) -> dict[str, Any]:
+    """Defaults of newer options, which no experiment has that is at them."""
+    added = (f for cls in classes for f in fields(cls) if f.metadata["added"])
+    return {f.name: canonical(f.default) for f in added if f.name not in NO_NUMBER | ROUNDING}
+
+
+@cache
+def usual_values() -> dict[str, Any]:
+    """Values of a protocol that go without saying."""
+    sources = [DATASETS[name].Options for name in DATASETS]
+    return {**added_defaults([*COMMON, *sources]), **USUAL}
+
+
+def unusual(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a protocol does not go without saying."""
+    usual = usual_values()
+    return {n: value for n, value in protocol.items() if n not in usual or usual[n] != value}
 
 
 def views_per_image(options: Mapping[str, Any]) -> int:
@@ -257,10 +304,14 @@ def views_per_image(options: Mapping[str, Any]) -> int:
 
 def protocol_names(options: Mapping[str, Any]) -> list[str]:
     """Those of a run's options that are no part of the method: data, recipe, processes."""
-    data = DATASETS[options["dataset"]] if options.get("dataset") in DATASETS else None
-    classes = [*COMMON, *([data.Options] if data else [])]
-    names = {f.name for cls in classes for f in fields(cls)} | {"processes"}
+    names = {f.name for cls in protocol_classes(options) for f in fields(cls)} | {"processes"}
     return sorted(names.intersection(options) - {"seed", "dataset"})
+
+
+def protocol_classes(options: Mapping[str, Any]) -> list[type]:
+    """What declares them."""
+    data = DATASETS[options["dataset"]] if options.get("dataset") in DATASETS else None
+    return [*COMMON, *([data.Options] if data else [])]
 
 
 def pairs_of(columns: Iterable[Column]) -> list[Column]:

@@ -13,6 +13,8 @@ from cli.published import Published
 from helper.errors import UserError
 from reporting import figures
 from reporting.export import (
+    caption,
+    column_names,
     csv_of,
     interval,
     latex,
@@ -80,6 +82,43 @@ def test_trials_share_a_cell_and_another_protocol_never_does(tmp_path, made):
     cell = table.cells["kd", table.columns[0]]
     assert (cell.last.mean, cell.best.mean) == (71, 72)
     assert cell.last.std == pytest.approx(2**0.5)
+
+
+def test_what_most_columns_share_is_said_once_and_heads_say_what_differs(tmp_path, made):
+    put(tmp_path, 70.0, aug=False, momentum=0.9, lr_decay_epochs=[13, 15, 18])
+    put(tmp_path, 71.0, aug=False, momentum=0.9, lr_decay_epochs=[38, 45, 53], epochs=60)
+    put(tmp_path, 72.0, aug=False, momentum=0.9, lr_decay_epochs=[10, 20], epochs=60)
+    put(tmp_path, 73.0, aug=False, momentum=0.9, lr_decay_epochs=[25, 30, 35], epochs=40,
+        randaugment=True)  # fmt: skip
+    put(tmp_path, 74.0, aug=False, epochs=60, optimizer="adamw", schedule="cosine")
+    table = made()
+    pair = "resnet32x4 → resnet8"
+    assert column_names(table) == [
+        f"{pair} (20 epochs)",
+        pair,
+        f"{pair} (decays after 10, 20)",
+        f"{pair} (40 epochs, RandAugment)",
+        f"{pair} (optimizer adamw, schedule cosine)",
+    ]
+    assert caption(table).endswith(
+        "1 trial; where a head says nothing else: 60 epochs, standard augmentation, "
+        "decays after 5/8, 3/4, 7/8 of the epochs, momentum 0.9."
+    )
+
+
+def test_the_default_is_said_where_most_columns_have_another_value(tmp_path, made):
+    for epochs in (20, 40):
+        put(tmp_path, 70.0, aug=False, epochs=epochs, mixup=0.2)
+    put(tmp_path, 71.0, aug=False, epochs=40)
+    assert [name.split(" (")[1:] for name in column_names(made())] == [
+        ["20 epochs)"], [], ["mixup 0)"],
+    ]  # fmt: skip
+
+
+def test_images_that_changed_tell_columns_apart(tmp_path, made):
+    put(tmp_path, 70.0)
+    put(tmp_path, 70.0, images="e" * 64)
+    assert [name.split("images ")[1] for name in column_names(made())] == ["ffffffff)", "eeeeeeee)"]
 
 
 def test_strong_views_are_a_protocol_of_their_own(tmp_path, made):
