@@ -59,7 +59,7 @@ SHARE = 1 / 8  # of the machine's memory that images take at most unless they ar
 CGROUPS = Path("/sys/fs/cgroup")
 CGROUP_LIMITS = {"": "memory.max", "memory": "memory.limit_in_bytes"}  # v2 and v1
 MAX_SIZE = 64  # default size of larger images: the data set has to fit in memory
-DECODING_VERSION = 2  # raised when decoding changes: older cache files are not read
+DECODING_VERSION = 3  # raised when decoding changes: older cache files are not read
 DECODE_BATCH = 64  # images that a process decodes at a time
 # Pillow would open others as well, PostScript with a program of its own
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -476,12 +476,15 @@ def as_rgb(image: "Image.Image") -> "Image.Image":
 
 
 def as_bytes(image: "Image.Image") -> np.ndarray:
-    """Grey of 16 bits, or of floats from 0 to 1, as (H, W) uint8; ValueError for other numbers."""
+    """Grey of 16 bits, or of floats from 0 to 1, as (H, W) uint8, white where it is transparent;
+    ValueError for other numbers."""
     values = np.asarray(image)
     if image.mode == "I" and image.format == "TIFF":  # elsewhere it has 16 bits
-        raise ValueError("whole numbers of 32 bits: save it with 8 or 16")
+        raise ValueError("whole numbers of 32 bits or with a sign: save it with 8 or 16, without")
     if image.mode != "F":
-        return (values >> 8).astype(np.uint8)
+        grey = (values >> 8).astype(np.uint8)
+        grey[values == image.info.get("transparency", -1)] = 255
+        return grey
     if not (values.min() >= 0 and values.max() <= 1):  # NaN is refused as well
         raise ValueError(f"floats from {values.min():g} to {values.max():g}, not from 0 to 1")
     return (255 * values).round().astype(np.uint8)

@@ -97,10 +97,12 @@ def find_files(data_dir: str, how: SplitOptions) -> Layout:
             f"{root} has no split: {train:,} images to train and {test:,} to test on, of each "
             f"class alike (--test_fraction {how.test_fraction:g} --test_seed {how.test_seed})"
         )
-    elif how.test_fraction != SplitOptions.test_fraction:
-        raise UserError(
-            f"--test_fraction: {root} has a split ({', '.join(parts)}): leave the flag out"
-        )
+    else:
+        for name in ("test_fraction", "test_seed"):
+            if getattr(how, name) != getattr(SplitOptions, name):
+                raise UserError(
+                    f"--{name}: {root} has a split ({', '.join(parts)}): leave the flag out"
+                )
     check_classes(root, parts)
     classes = tuple(sorted(parts["train"].classes))
     test = parts.pop("test") if "test" in parts else parts.pop("val")
@@ -232,16 +234,15 @@ def read_csv(path: Path) -> dict[str, Part]:
                     "path,label or path,label,split"
                 )
             for row in rows:
-                where, split = f"{path}, line {rows.line_num}", row.get("split", UNSPLIT)
-                if None in row or None in row.values() or not (row["path"] and row["label"]):
-                    raise UserError(f"{where}: it needs {','.join(columns)}, a value each")
-                if "split" in columns and split not in SPLITS:
-                    raise UserError(f"{where}: split is {split!r}, and none of {', '.join(SPLITS)}")
-                if row["path"] in seen:
+                where = f"{path}, line {rows.line_num}"
+                if problem := wrong_in_row(row, columns, path.parent):
+                    raise UserError(f"{where}: {problem}")
+                image = os.path.join(path.parent, row["path"])
+                if (known_as := os.path.abspath(image)) in seen:
                     raise UserError(f"{where}: {row['path']} is there twice")
-                seen.add(row["path"])
-                files = parts.setdefault(split, defaultdict(list))
-                files[row["label"]].append(os.path.join(path.parent, row["path"]))
+                seen.add(known_as)
+                files = parts.setdefault(row.get("split", UNSPLIT), defaultdict(list))
+                files[row["label"]].append(image)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is no CSV file in UTF-8: {error}") from error
     if not parts:
@@ -255,6 +256,19 @@ def read_csv(path: Path) -> dict[str, Part]:
         name: Part({label: sorted(classes[label]) for label in sorted(classes)}, str(path.parent))
         for name, classes in by_name.items()
     }
+
+
+def wrong_in_row(row: dict[str, str], columns: Sequence[str], folder: Path) -> str:
+    """What is wrong with a row of a CSV file in this folder; '' where nothing is."""
+    if None in row or None in row.values() or not (row["path"] and row["label"]):
+        return f"it needs {','.join(columns)}, a value each"
+    if "split" in columns and row["split"] not in SPLITS:
+        return f"split is {row['split']!r}, and none of {', '.join(SPLITS)}"
+    if "\0" in row["path"]:
+        return f"{row['path']!r} is no name of a file"
+    if os.path.isdir(os.path.join(folder, row["path"])):
+        return f"{row['path']!r} is a folder"
+    return ""
 
 
 def divide(part: Part, how: SplitOptions) -> dict[str, Part]:

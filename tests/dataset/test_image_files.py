@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, TiffImagePlugin
 
 from dataset import DATASETS
 from dataset.fingerprint import fingerprint
@@ -156,12 +156,18 @@ def test_grey_of_16_bits_is_scaled_by_its_range(bits, tmp_path):
         (np.array([[0.0, 1.5]], np.float32), "floats from 0 to 1.5, not from 0 to 1"),
         (np.array([[-1.0, 1.0]], np.float32), "floats from -1 to 1"),
         (np.array([[0.0, np.nan]], np.float32), "floats from nan to nan"),
-        (np.array([[0, 255]], np.int32), "whole numbers of 32 bits: save it with 8 or 16"),
+        (np.array([[0, 255]], np.int32), "whole numbers of 32 bits or with a sign: save"),
     ],
 )
 def test_numbers_whose_range_nobody_says_are_refused(values, words, tmp_path):
     Image.fromarray(values).save(tmp_path / "a.tiff")
     assert words in refused(tmp_path / "a.tiff")
+
+
+def test_signed_numbers_are_refused(tmp_path):
+    image = Image.fromarray(np.array([[0, 255]], np.uint16))
+    image.save(tmp_path / "a.tiff", tiffinfo={TiffImagePlugin.SAMPLEFORMAT: 2})
+    assert "32 bits or with a sign: save it with 8 or 16, without" in refused(tmp_path / "a.tiff")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
@@ -206,6 +212,12 @@ def test_what_is_transparent_is_white(mode, tmp_path):
     else:
         image.convert(mode).save(tmp_path / "a.png")
     assert np.asarray(open_image(str(tmp_path / "a.png")))[0, :, 0].tolist() == [255, 100]
+
+
+def test_grey_of_16_bits_is_white_where_it_is_transparent(tmp_path):
+    grey = np.array([[0, 256, 257]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "a.png", transparency=257)
+    assert np.asarray(open_image(str(tmp_path / "a.png")))[0, :, 0].tolist() == [0, 1, 255]
 
 
 # Folders

@@ -86,7 +86,10 @@ def test_a_share_for_data_that_has_a_split(tmp_path):
     names = [f"{split}/{label}/1.png" for split in ("train", "test") for label in "ab"]
     root = touch(tmp_path / "set", *names)
     assert names_of(find_files(str(root), HOW).test) == ["a/1.png", "b/1.png"]
-    assert "has a split (train, test)" in refused(root, SplitOptions(test_fraction=0.3))
+    for name, how in {"test_fraction": 0.3, "test_seed": 1}.items():
+        message = refused(root, SplitOptions(**{name: how}))
+        assert message.startswith(f"--{name}: ")
+        assert "has a split (train, test)" in message
 
 
 # CSV files
@@ -130,6 +133,9 @@ def test_a_csv_file_without_a_split_is_split_like_a_folder(photos):
         ("path,label\na.png,b,c\n", "line 2: it needs path,label, a value each"),
         ("path,label\na.png,\n", "line 2: it needs path,label, a value each"),
         ("path,label\na.png,a\na.png,b\n", "line 3: a.png is there twice"),
+        ("path,label\na.png,a\nb/.././a.png,b\n", "line 3: b/.././a.png is there twice"),
+        ("path,label\na.png,a\n.,b\n", "line 3: '.' is a folder"),
+        ("path,label\na\0.png,a\n", "line 2: 'a\\x00.png' is no name of a file"),
         ("path,label,split\na.png,a,dev\n", "line 2: split is 'dev', and none of train, val"),
         ("path,label,split\na.png,a,train\n", "has split train alone"),
         ("path,label,split\na.png,a,val\nb.png,a,test\n", "has split val, test alone"),
