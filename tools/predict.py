@@ -3,7 +3,8 @@
 python tools/predict.py save/student_model/RUN/resnet8_best.pth photo.jpg photos/ --top 3
 python tools/predict.py exported photos/ --json        # a folder that tools/export.py wrote
 
-An image is resized and cut to the size that the network was trained on, as test images are.
+An image is resized and cut to the size that the network was trained on, as test images are. Files
+that cannot be read are named, the others answered, and the exit code is 2.
 """
 
 import json
@@ -50,8 +51,11 @@ def predict(argv: Sequence[str]) -> None:
     bare, options = read
     network, images = Path(bare["network"]), bare["images"]
     deployed = read_deployed(network, options.model)
-    for path, answers in answered(deployed, list(paths_of(images)), options.top):
+    paths, broken = list(paths_of(images)), []
+    for path, answers in answered(deployed, paths, options.top, broken):
         print(line_of(path, answers, options.json), flush=True)
+    if broken:
+        raise UserError(f"{len(broken)} of {len(paths)} cannot be read: {'; '.join(broken)}")
 
 
 def paths_of(images: Sequence[str]) -> Iterator[str]:
@@ -69,15 +73,25 @@ def paths_of(images: Sequence[str]) -> Iterator[str]:
 
 @torch.inference_mode()
 def answered(
-    deployed: Deployed, paths: Sequence[str], top: int
+    deployed: Deployed, paths: Sequence[str], top: int, broken: list[str]
 ) -> Iterator[tuple[str, list[tuple[str, float]]]]:
-    """Each image's path, and its most likely classes with their probabilities."""
+    """Each image's path, and its most likely classes with their probabilities.
+
+    What is wrong with a file that cannot be read is added to `broken`.
+    """
     top = min(top, len(deployed.classes))
     for start in range(0, len(paths), BATCH):
-        some = paths[start : start + BATCH]
-        pixels = torch.stack([pixels_of(path, deployed) for path in some])
-        shares = deployed.network(deployed.normalise(pixels)).softmax(dim=1)  # (B, K)
-        likely = shares.topk(top, dim=1)
+        some, pixels = [], []
+        for path in paths[start : start + BATCH]:
+            try:
+                pixels.append(pixels_of(path, deployed))
+                some.append(path)
+            except UserError as error:
+                broken.append(str(error))
+        if not some:
+            continue
+        images = deployed.normalise(torch.stack(pixels))
+        likely = deployed.network(images).softmax(dim=1).topk(top, dim=1)  # of (B, K)
         for path, values, indices in zip(some, likely.values, likely.indices, strict=True):
             names = [deployed.classes[i] for i in indices.tolist()]
             yield path, list(zip(names, values.tolist(), strict=True))

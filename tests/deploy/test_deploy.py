@@ -161,6 +161,19 @@ def test_predictions_of_files_and_folders(trained, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("photos/0.png  ")
 
 
+def test_what_cannot_be_read_is_named_and_the_rest_is_answered(trained, tmp_path, capsys):
+    photos(tmp_path / "photos")
+    (tmp_path / "photos" / "0.txt.png").write_text("no image")
+    with pytest.raises(
+        UserError, match=r"^1 of \d+ cannot be read: photos/0.txt.png is no readable"
+    ):
+        predicting.predict(["net.pth", "photos", "--top", "1"])
+    answered = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    readable = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.glob("photos/?.png"))
+    assert answered == readable
+    assert answered
+
+
 @pytest.mark.parametrize(
     ("command", "line", "says"),
     [
