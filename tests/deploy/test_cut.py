@@ -34,7 +34,7 @@ def images(tmp_path):
 
 
 @pytest.mark.parametrize(("dataset", "options"), CROPS)
-def test_predictions_have_the_accuracy_of_the_run(dataset, options, images, run, tmp_path):
+def test_predictions_have_the_accuracy_of_the_run(dataset, options, images, run, tmp_path, capsys):
     pytest.importorskip("safetensors")
     given = " ".join(f"--{name} {value}" for name, value in options.items())
     run(
@@ -53,7 +53,10 @@ def test_predictions_have_the_accuracy_of_the_run(dataset, options, images, run,
         shown = [predicting.pixels_of(file, network) for file in paths]
         for pixels, wanted in zip(shown, batch.images, strict=True):
             assert (network.normalise(pixels) - wanted).abs().max() < 1e-5
-        answers = [found[0][0] for _, found in predicting.answered(network, paths, 1)]
+        capsys.readouterr()
+        predicting.predict([str(path), *paths, "--top=1", "--json"])
+        lines = map(json.loads, capsys.readouterr().out.splitlines())
+        answers = [line["classes"][0]["class"] for line in lines]
         right = [data.classes[label] for label in batch.labels.tolist()]
         hits = sum(map(str.__eq__, answers, right))
         assert 100 * hits / len(right) == pytest.approx(accuracy)
