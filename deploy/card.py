@@ -87,6 +87,7 @@ def facts(deployed: Deployed, run: Mapping[str, Any], source: str) -> dict[str, 
         "teacher": " ".join(
             map(str, (teacher.get("model", ""), teacher.get("sha256", "")))
         ).strip(),
+        "started from": run.get("start", ""),
         "seed": str(run.get("seed", "")),
         "command": f"`{' '.join(origin['command'])}`" if origin.get("command") else "",
         "code": origin.get("git_commit") or "",

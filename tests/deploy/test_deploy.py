@@ -79,10 +79,10 @@ def test_a_program_of_torch_export(more, trained, tmp_path, capsys):
     torch.testing.assert_close(program(given), expected)
 
 
-def test_onnx_is_compared_on_the_test_images(run, tmp_path, capsys):
+def test_onnx_is_compared_on_the_test_images(run, trained, tmp_path, capsys):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    run(f"train_teacher --model resnet8 --epochs 1 {DATA}")
+    run(f"train_teacher --init {trained.name} --epochs 1 {DATA}")
     folder = only(tmp_path / "save" / "models")
     export(f"{folder}/resnet8_last.pth --format onnx --out out")
     assert "same class for 15 of 15 images" in capsys.readouterr().out
@@ -93,7 +93,13 @@ def test_onnx_is_compared_on_the_test_images(run, tmp_path, capsys):
     torch.testing.assert_close(torch.from_numpy(logits), deployed.network(images))
     card = (tmp_path / "out" / "README.md").read_text()
     summary = json.loads((folder / "run.json").read_text())
-    for text in (f"{summary['last']['test_acc']:.2f} %", "| objective | CE |", "| seed | 1 |"):
+    accuracy = f"{summary['last']['test_acc']:.2f} %"
+    for text in (
+        accuracy,
+        "| objective | CE |",
+        "| seed | 1 |",
+        f"| started from | {trained.name} |",
+    ):
         assert text in card
 
 
