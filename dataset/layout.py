@@ -11,6 +11,7 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -120,9 +121,26 @@ def name_of(data_dir: str) -> str:
     return path.stem if is_csv(path) else path.name
 
 
+_said: ContextVar[set[str] | None] = ContextVar("said", default=None)
+
+
 def print_note(text: str) -> None:
     """A line for the user that is no warning."""
-    print(one_line(text), file=sys.stderr)
+    line, said = one_line(text), _said.get()
+    if said is None or line not in said:
+        print(line, file=sys.stderr)
+    if said is not None:
+        said.add(line)
+
+
+@contextlib.contextmanager
+def notes_once(said: set[str]) -> Iterator[None]:
+    """Leave out lines that are in `said`, and add the others to it."""
+    token = _said.set(said)
+    try:
+        yield
+    finally:
+        _said.reset(token)
 
 
 @contextlib.contextmanager

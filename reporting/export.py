@@ -73,7 +73,7 @@ def column_names(table: Table) -> list[str]:
         more = [column.data] if several else []
         if len({c.source for c in same}) > 1:
             more.append(f"teacher {column.source[:8]}")
-        if len({c.images for c in same}) > 1:
+        if any(c.images != column.images and table.own(c) == table.own(column) for c in same):
             more.append(f"images {column.images[:8]}")
         more += filter(None, [protocol_words(table.own(column))])
         names.append(column.pair + (f" ({', '.join(more)})" if more else ""))

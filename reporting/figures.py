@@ -3,7 +3,7 @@
 import itertools
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -42,6 +42,7 @@ LOOKS = (
 )
 MARKERS = "osD^vPX*<>hp"
 SHARE = "viridis"  # colour map of shares
+NAMED = 12  # classes whose numbers or names stand in a matrix, at most
 MATRIX = 30  # classes of which a confusion matrix is drawn, at most
 # Of differences and of counts: none is no colour, on white and on black.
 REDS = [(0.70, 0.13, 0.17, 1), (0.84, 0.38, 0.30, 0.7), (0.9, 0.5, 0.4, 0)]
@@ -250,32 +251,56 @@ def draw_difference(
 
 
 def gains(table: Table, name: str, names: Sequence[str]) -> Figure:
-    """Gain over another row: methods x columns; in brackets where it is not significant."""
+    """Gain over another row: methods x columns; in brackets where it is not significant, grey where
+    one trial claims nothing."""
     found = {
         (cell.label, cell.column): difference
         for cell in table.cells.values()
         if (difference := getattr(cell, name))
     }
     labels = [label for label in table.labels if any(label == key[0] for key in found)]
-    values = np.full((len(labels), len(table.columns)), np.nan)
+    columns = [column for column in table.columns if any(column == key[1] for key in found)]
+    heads = [head for head, c in zip(names, table.columns, strict=True) if c in columns]
+    values = np.full((len(labels), len(columns)), np.nan)
     text = np.full(values.shape, "–", dtype=object)
+    single = []
     for place in np.ndindex(values.shape):
-        if difference := found.get((labels[place[0]], table.columns[place[1]])):
+        if difference := found.get((labels[place[0]], columns[place[1]])):
             word = f"{difference.mean:+.2f}"
-            values[place], text[place] = difference.mean, word
             text[place] = word if difference.significant else f"({word})"
-    most = np.nanmax(np.abs(values)) or 1
-    many = len(names) > 6
-    wide = min(WIDTH, 3 + 1.3 * len(names))
-    figure = Figure(figsize=(wide, rows_of(len(labels), 0.3) + (1 if many else 0.3)))
+            if difference.half is None:
+                single.append(place)
+            else:
+                values[place] = difference.mean
+    return draw_gains(values, text, labels, heads, single)
+
+
+def draw_gains(
+    values: np.ndarray,
+    text: np.ndarray,
+    labels: Sequence[str],
+    heads: Sequence[str],
+    single: Iterable[tuple[int, int]],
+) -> Figure:
+    """Coloured `values` with their `text`; grey cells at the places `single`."""
+    known = np.abs(values[~np.isnan(values)])
+    most = known.max(initial=0) or 1
+    many = len(heads) > 6
+    lines = [wrapped(head.replace(" → ", "\n→ "), 30 if many else 18) for head in heads]
+    letters = max(len(line) for head in lines for line in head.splitlines())
+    tall = 0.07 * letters if many else 0.14 * max(head.count("\n") + 1 for head in lines)
+    wide = max(4, min(WIDTH, 3 + 1.3 * len(heads)))
+    figure = Figure(figsize=(wide, rows_of(len(labels), 0.3) + tall))
     axis = figure.subplots()
     image = heat_map(axis, values, text, cmap=GAIN, vmin=-most, vmax=most)
-    lines = [entry.replace(" → ", "\n→ ") for entry in names]
+    for row, place in single:
+        axis.add_patch(mpl.patches.Rectangle((place - 0.5, row - 0.5), 1, 1, color=LINE))
     tilt = {"rotation": 60, "ha": "left", "rotation_mode": "anchor"} if many else {}
-    axis.set_xticks(range(len(names)), lines, **tilt)
+    axis.set_xticks(range(len(heads)), lines, **tilt)
     axis.set_yticks(range(len(labels)), labels)
     axis.xaxis.tick_top()
-    colour_bar(figure, image, "points of accuracy")
+    if known.size:
+        colour_bar(figure, image, "points of accuracy")
     return figure
 
 
@@ -343,12 +368,12 @@ def spread_axis(axis: Axes) -> None:
 def embeddings(looks: Mapping[str, Looks]) -> Figure:
     """t-SNE of the pooled vectors of the same test images, a panel each, coloured by class."""
     points = {name: look.points for name, look in looks.items() if look.points}
-    reach = 1.05 * max(np.abs(p["points"]).max() for p in points.values())
-    panels = {name: embedding_panel(p, reach) for name, p in points.items()}
-    return small_multiples(panels)
+    return small_multiples({name: embedding_panel(p) for name, p in points.items()})
 
 
-def embedding_panel(p: Mapping[str, np.ndarray], reach: float) -> Panel:
+def embedding_panel(p: Mapping[str, np.ndarray]) -> Panel:
+    reach = 1.05 * np.abs(p["points"]).max() or 1
+
     def draw(axis: Axes) -> None:
         _, places = np.unique(p["labels"], return_inverse=True)
         axis.scatter(*p["points"].T, c=[COLOURS[i] for i in places], s=3, lw=0, rasterized=True)
@@ -359,8 +384,8 @@ def embedding_panel(p: Mapping[str, np.ndarray], reach: float) -> Panel:
     return draw
 
 
-def correlations(looks: Mapping[str, Looks], teacher: Looks) -> Figure:
-    """Correlation of the classes' logits, the student's minus the teacher's.
+def correlations(looks: Mapping[str, Looks], teacher: Looks, classes: Sequence[str]) -> Figure:
+    """Correlation of the classes' logits, the student's minus the teacher's; few classes are named.
 
     Tian et al., Contrastive Representation Distillation, ICLR 2020 (figure 2).
     """
@@ -372,15 +397,27 @@ def correlations(looks: Mapping[str, Looks], teacher: Looks) -> Figure:
     def panel(d: np.ndarray) -> Panel:
         def draw(axis: Axes) -> None:
             images.append(heat_map(axis, d, cmap=GAIN, vmin=-most, vmax=most))
-            axis.set(xticks=[], yticks=[], aspect="equal")
+            axis.set_aspect("equal")
+            if len(classes) <= NAMED:
+                name_classes(axis, classes)
+            else:
+                axis.set(xticks=[], yticks=[])
             frame(axis)
 
         return draw
 
     named = {f"{name}\nmean |Δ| {np.abs(d).mean():.3f}": panel(d) for name, d in apart.items()}
-    figure = small_multiples(named)
+    figure = small_multiples(named, sharex=True, sharey=True)
     colour_bar(figure, images[0], "student - teacher")
     return figure
+
+
+def name_classes(axis: Axes, classes: Sequence[str]) -> None:
+    """At the rows and columns of a matrix."""
+    size = min(8, 180 / len(classes))
+    tilt = 90 if max(map(len, classes)) > 2 else 0
+    axis.set_xticks(range(len(classes)), classes, fontsize=size, rotation=tilt)
+    axis.set_yticks(range(len(classes)), classes, fontsize=size)
 
 
 def stage_similarity(looks: Mapping[str, Looks]) -> Figure:
@@ -466,18 +503,15 @@ TEACHER = "teacher"
 
 def confusions(looks: Mapping[str, Sequence[Looks]], classes: Sequence[str]) -> Figure:
     """What each class is taken for, all trials together, a panel each."""
-    images, places = [], range(len(classes))
+    images = []
 
     def panel(shares: np.ndarray) -> Panel:
         def draw(axis: Axes) -> None:
-            few = len(classes) <= 12
+            few = len(classes) <= NAMED
             text = np.where(shares > 0, np.vectorize("{:.0f}".format)(shares), "") if few else None
             norm = mpl.colors.PowerNorm(0.5, 0, 100)  # a few images are seen as well
             images.append(heat_map(axis, shares, text, cmap=COUNT, norm=norm))
-            size = min(8, 180 / len(classes))
-            tilt = 90 if max(map(len, classes)) > 2 else 0
-            axis.set_xticks(places, classes, fontsize=size, rotation=tilt)
-            axis.set_yticks(places, classes, fontsize=size)
+            name_classes(axis, classes)
             frame(axis)
 
         return draw

@@ -4,6 +4,9 @@ is kept by the sha256 of its checkpoint.
 N test images, K classes, C channels of the pooled vector, n images of a sample, D numbers of a map.
 """
 
+import hashlib
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +26,7 @@ from cli.networks import as_trained, load_frozen
 from cli.parse import parse_eval
 from cli.setting import TEST_BATCH, load_data, make_loader
 from dataset.fingerprint import fingerprint
+from dataset.layout import notes_once
 from dataset.loader import Loading
 from dataset.subset import AnySet, part_of
 from engine.device import Numerics
@@ -63,13 +67,15 @@ class Data:
         """`more` are words of a command line: where the images lie now."""
         self.numerics, self.more = numerics, more
         self._sets: dict[tuple, tuple[AnySet, str]] = {}
+        self._said: set[str] = set()
 
     def of(self, path: Path) -> tuple[AnySet, str]:
         """The data of a checkpoint, normalised as in its training, and its fingerprint."""
         options = parse_eval(["-c", str(path), *self.more])
         known = tuple(sorted((k, str(v)) for k, v in options.values.items() if k != "ckpt"))
         if known not in self._sets:
-            data = load_data(options)
+            with notes_once(self._said):
+                data = load_data(options)
             self._sets[known] = data, fingerprint(data)
         data, name = self._sets[known]
         return as_trained(data, str(path)), name
@@ -128,9 +134,15 @@ class Cache:
         """That of the first network of its name, since weights do not change it."""
         key = network.name, network.images[1]
         if key not in self.latencies:
-            what = f"latency{torch.get_num_threads()}"
+            what = f"latency{torch.get_num_threads()}-{machine()}"
             self.latencies[key] = self.get(what, [network], lambda: latency(network))
         return self.latencies[key]
+
+
+def machine() -> str:
+    """Digest of what a latency depends on beside the network."""
+    facts = platform.node(), platform.processor(), os.cpu_count(), torch.__version__
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
 
 # ---- running

@@ -116,7 +116,7 @@ def noting(notes: list[str], what: Path) -> Iterator[None]:
     """Note what cannot be read, and go on."""
     try:
         yield
-    except (UserError, OSError) as error:
+    except (UserError, OSError, RuntimeError) as error:  # RuntimeError: of torch, out of memory
         notes.append(f"left out of the pictures: {what} ({one_line(error)})")
 
 
@@ -169,7 +169,7 @@ def draw_shared(table: Table, looks: Measured, teachers: Teachers, folder: Path)
             pen.draw(
                 name.replace("_", "-"), f"Gain over {over}",
                 "Points of test accuracy, last epoch, paired by seed; in brackets where not "
-                "significant.",
+                "significant, grey where one trial claims nothing.",
                 figures.gains(table, name, names),
             )  # fmt: skip
     for data in dict.fromkeys(column.data for column in table.columns):
@@ -280,22 +280,23 @@ def draw_networks(
             figures.confusions(all_of_them, classes),
         )  # fmt: skip
     if teacher:
+        images = int(teacher.alone["confusion"].sum())
         pen.draw(
             "correlation", "Correlation of classes, student minus teacher",
             "Difference of the correlation matrices of the logits over the test images, first "
             "trial (Tian et al., ICLR 2020); the fainter, the more the student has of how the "
             "teacher relates classes.",
-            figures.correlations(first, teacher),
+            figures.correlations(first, teacher, classes),
         )  # fmt: skip
         pen.draw(
             "cka", "Similarity of stages",
-            f"Debiased linear CKA of {COMPARED} test images, first trial (Kornblith et al., ICML "
-            "2019; Nguyen et al., ICLR 2021).",
+            f"Debiased linear CKA of {min(COMPARED, images)} test images, first trial (Kornblith "
+            "et al., ICML 2019; Nguyen et al., ICLR 2021).",
             figures.stage_similarity(first),
         )  # fmt: skip
     pen.draw(
         "tsne", "Test features",
         "t-SNE of the pooled vectors of the same test images, first trial; a colour a class, "
-        f"{SHOWN_CLASSES} classes at most.",
+        f"{SHOWN_CLASSES} classes at most; each panel has a scale of its own.",
         figures.embeddings({label: each[0] for label, each in all_of_them.items()}),
     )  # fmt: skip

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dataset.base import DataSet, Split
+from dataset.layout import print_note
 from reporting import measure
 from reporting.measure import Cache, Outputs
 
@@ -153,3 +154,31 @@ def test_a_number_is_computed_once_for_a_checkpoint(tmp_path):
     next(tmp_path.glob("looks-a*")).write_bytes(b"torn")
     assert cache.get("looks", [Shown([[0.0]])], compute)["x"].tolist() == [0, 1, 2]
     assert len(asked) == 3
+
+
+def test_a_latency_is_kept_for_its_machine(tmp_path, monkeypatch):
+    network, measured = Shown([[0.0]]), []
+    network.name = "resnet8"
+    monkeypatch.setattr(measure, "latency", lambda n: measured.append(n) or {"x": np.zeros(1)})
+    for cpus in (2, 2, 4):
+        monkeypatch.setattr("os.cpu_count", lambda cpus=cpus: cpus)
+        Cache(tmp_path).latency(network)
+    assert len(measured) == 2
+
+
+def test_notes_on_the_images_are_printed_once(monkeypatch, capsys):
+    def load_data(options):
+        print_note("skipped: a.jpg")
+        print_note(f"images of {options.values['image_size']}")
+
+    options = iter(SimpleNamespace(values={"image_size": size}) for size in (32, 64))
+    monkeypatch.setattr(measure, "parse_eval", lambda words: next(options))
+    monkeypatch.setattr(measure, "load_data", load_data)
+    monkeypatch.setattr(measure, "fingerprint", lambda data: "f" * 64)
+    monkeypatch.setattr(measure, "as_trained", lambda data, path: data)
+    data = measure.Data(None)
+    data.of("a.pth")
+    data.of("b.pth")
+    assert capsys.readouterr().err.splitlines() == [
+        "skipped: a.jpg", "images of 32", "images of 64",
+    ]  # fmt: skip

@@ -23,7 +23,7 @@ from reporting.export import (
     protocol_words,
     verdict,
 )
-from reporting.page import mean_ranks
+from reporting.page import mean_ranks, write_page
 from reporting.statistics import Difference
 from reporting.table import make_table
 from runs.collect import read_runs, run_folders
@@ -243,6 +243,16 @@ def test_one_trial_has_no_rank_and_no_claim(tmp_path, made):
     assert (cell.rank, cell.half) == (None, None)
     assert verdict(cell.over_baseline) == "one trial: no claim"
     assert r"\textbf" not in latex_table(table)
+
+
+def test_how_many_differences_were_tested_is_said_where_any_was(tmp_path, made):
+    for trial in (1, 2):
+        put(tmp_path, 70.0 + trial, trial)
+        put(tmp_path, 90.0 - trial, trial, distill="dkd")
+        text = write_page("title", made(), [], [])
+        assert ("1 was tested" in text) == (trial == 2)
+        assert "would be by chance" in text or trial == 1
+        assert "0 were tested" not in text
 
 
 def test_what_n_trials_can_show_is_said():

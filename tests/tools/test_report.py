@@ -115,6 +115,11 @@ def test_every_picture_is_there_and_nothing_is_noted(page, folder):
     assert 'id="notes"' not in page
 
 
+def test_the_images_whose_stages_are_compared_are_counted(page, folder):
+    summary = json.loads(next(folder.glob("save/student_model/*/run.json")).read_text())
+    assert f"CKA of {summary['images']['test']} test images" in page
+
+
 def test_teacher_and_student_stand_side_by_side_with_their_cost(page, folder):
     assert re.findall("<th>((?:teacher|student) [^<]*)</th>", page) == [
         "teacher resnet14", "student resnet8",
