@@ -9,7 +9,7 @@ import argparse
 import difflib
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -272,6 +272,11 @@ def plain_type(annotation: Any) -> type:
     if isinstance(annotation, types.UnionType):
         annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
     return typing.get_origin(annotation) or annotation
+
+
+def added_defaults(classes: Iterable[type]) -> dict[str, Any]:
+    """Defaults of options that came later: at these they are no part of an experiment."""
+    return {f.name: f.default for cls in classes for f in fields(cls) if f.metadata["added"]}
 
 
 def title_of(cls: type) -> str:

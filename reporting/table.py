@@ -20,6 +20,7 @@ from dataset import DATASETS
 from distiller_zoo import METHODS, VIEWS
 from engine.recipe import decays_in_force
 from helper.errors import UserError
+from helper.options import added_defaults
 from reporting.statistics import Difference, half_interval, paired, ranks
 from runs import checkpoint
 from runs.collect import group_runs
@@ -264,7 +265,7 @@ def make_table(
 def column_of(trial: Trial) -> Column:
     run = trial.run
     options = {name: canonical(run.options[name]) for name in protocol_names(run.options)}
-    options = {**added_defaults(protocol_classes(run.options)), **options}
+    options = {**newer_defaults(protocol_classes(run.options)), **options}
     found = {(name, options.pop(name)) for name in AUGMENTATION if name in options}
     options["augmentation"] = tuple(sorted(found - STANDARD))
     if views_per_image(run.options) > 1:
@@ -274,17 +275,17 @@ def column_of(trial: Trial) -> Column:
     )
 
 
-def added_defaults(classes: Iterable[type]) -> dict[str, Any]:
-    """Defaults of newer options, which no experiment has that is at them."""
-    added = (f for cls in classes for f in fields(cls) if f.metadata["added"])
-    return {f.name: canonical(f.default) for f in added if f.name not in NO_NUMBER | ROUNDING}
-
-
 @cache
 def usual_values() -> dict[str, Any]:
     """Values of a protocol that go without saying."""
     sources = [DATASETS[name].Options for name in DATASETS]
-    return {**added_defaults([*COMMON, *sources]), **USUAL}
+    return {**newer_defaults([*COMMON, *sources]), **USUAL}
+
+
+def newer_defaults(classes: Iterable[type]) -> dict[str, Any]:
+    """Defaults of newer options that change a number: a run has them where it does not say it."""
+    added = added_defaults(classes)
+    return {n: canonical(value) for n, value in added.items() if n not in NO_NUMBER | ROUNDING}
 
 
 def unusual(protocol: Mapping[str, Any]) -> dict[str, Any]:

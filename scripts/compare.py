@@ -34,7 +34,7 @@ from distiller_zoo import METHODS, VIEWS
 from engine.recipe import decays_in_force
 from helper.errors import UserError
 from helper.files import check_output, write_whole
-from helper.options import Parser, option
+from helper.options import Parser, added_defaults, option
 from runs.collect import group_runs, read_runs, run_folders
 from runs.results import Result
 from runs.table import (
@@ -196,7 +196,7 @@ def teachers(runs: Sequence[Result]) -> list[str]:
 
 def option_columns(runs: Sequence[Result], shown: Mapping[str, Sequence]) -> list[Column]:
     """The options in which runs differ, but for those that the columns `shown` tell already."""
-    columns, every = [], [{**added_defaults(run), **run.options} for run in runs]
+    columns, every = [], [{**newer_defaults(run), **run.options} for run in runs]
     for name in sorted({name for run in runs for name in run.options} - NAMED):
         values = [in_cell(options, name) for options in every]
         told = (
@@ -209,7 +209,7 @@ def option_columns(runs: Sequence[Result], shown: Mapping[str, Sequence]) -> lis
     return columns
 
 
-def added_defaults(run: Result) -> dict[str, Any]:
+def newer_defaults(run: Result) -> dict[str, Any]:
     """Defaults of newer options in force: at these they are no part of an experiment."""
     options, idle = run.options, set()
     classes = [*COMMON, *OF_KIND[run.kind]]
@@ -220,8 +220,7 @@ def added_defaults(run: Result) -> dict[str, Any]:
         classes += [part.Options for part in choice.parts]
         weights = SimpleNamespace(alpha=options.get("alpha"), beta=options.get("beta"))
         idle = choice.without_effect(weights)
-    added = (f for cls in classes for f in fields(cls) if f.metadata["added"])
-    return {f.name: f.default for f in added if f.name not in idle}
+    return {name: x for name, x in added_defaults(classes).items() if name not in idle}
 
 
 def follows(values: Sequence[str], others: Sequence | None) -> bool:
