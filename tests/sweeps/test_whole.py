@@ -1,8 +1,9 @@
-"""A sweep of real trainings: workers and runs are killed, one run fails, and it is begun twice."""
+"""Sweeps of real trainings: runs, workers and a node are killed, a run fails, one begins again."""
 
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,15 @@ methods:
   worker killed: orphaned --methods_dir methods
   wrong: wrong --methods_dir methods
 flags: --image_size 8 --train_fraction 0.1 --epochs 3
+"""
+SMALL = """\
+dataset: digits
+pairs: [resnet14 resnet8]
+methods: {KD: kd}
+trials: 2
+flags: --image_size 8 --train_fraction 0.1
+teacher_flags: --epochs 1
+student_flags: --epochs 60
 """
 METHODS = """\
 import os
@@ -106,3 +116,39 @@ def test_what_is_killed_goes_on_and_nothing_is_trained_twice(tmp_path):
     changed = [log.name for log, text in logs.items() if log.read_text() != text]
     assert len(changed) == 1
     assert "wrong" in changed[0]
+
+
+def test_runs_of_a_lost_node_go_on_at_another(tmp_path):
+    (tmp_path / "a.yaml").write_text(SMALL)
+    from ray.cluster_utils import Cluster  # imported where Ray is
+
+    here = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    cluster = Cluster(initialize_head=True, head_node_args={**here, "include_dashboard": False})
+    try:
+        other = cluster.add_node(**here)
+        words = [
+            sys.executable,
+            ROOT / "tools" / "sweep.py",
+            "a.yaml",
+            "--address",
+            cluster.address,
+        ]
+        with open(tmp_path / "out", "w") as out:
+            process = subprocess.Popen(words, cwd=tmp_path, stdout=out)
+        # Both nodes are busy with students, alone or not, of which there are four.
+        while len(begun(tmp_path)) < 3 and process.poll() is None:
+            time.sleep(0.1)
+        cluster.remove_node(other, allow_graceful=False)
+        assert process.wait(300) == 0
+    finally:
+        cluster.shutdown()
+    said = (tmp_path / "out").read_text()
+    assert "its worker was lost" in said
+    assert "all 5 runs are finished" in said
+    logs = [log.read_text() for log in (tmp_path / "save" / ".sweep" / "logs").iterdir()]
+    assert sorted(text.count("---- ") for text in logs) == [1, 1, 1, 1, 2]
+
+
+def begun(folder: Path) -> list[Path]:
+    """Runs that have an epoch behind them."""
+    return [path for path in folder.glob("save/*/*/metrics.jsonl") if path.stat().st_size]
