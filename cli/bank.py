@@ -35,25 +35,13 @@ def make_teacher(
         return LiveTeacher(trained.network, numerics), ""
     if Path(options.teacher_bank).is_file():
         raise UserError(f"--teacher_bank {options.teacher_bank} is no folder: give another")
-    each = [teacher_or_bank(one, shown, terms, setting, train) for one in trained.members]
-    if not each:
-        return teacher_or_bank(trained, shown, terms, setting, train)
-    teachers, said = zip(*each, strict=True)
-    lines = "\n".join(dict.fromkeys(said))
-    if all(isinstance(one, BankedTeacher) for one in teachers):
-        return BankedMean(trained.network, teachers, numerics), lines
-    return LiveTeacher(trained.network, numerics), lines
-
-
-def teacher_or_bank(
-    trained: Trained,
-    shown: Features,
-    terms: Sequence[Distiller],
-    setting: Setting,
-    train: Loader | StreamLoader,
-) -> tuple[Teacher, str]:
-    """The same of one teacher and --teacher_bank."""
-    options, numerics = setting.options, setting.numerics
+    if trained.members:
+        each = [make_teacher(one, shown, terms, setting, train) for one in trained.members]
+        teachers, said = zip(*each, strict=True)
+        lines = "\n".join(dict.fromkeys(said))
+        if all(isinstance(one, BankedTeacher) for one in teachers):
+            return BankedMean(trained.network, teachers, numerics), lines
+        return LiveTeacher(trained.network, numerics), lines
     reads = rows_read(terms)
     if isinstance(train, StreamLoader):
         reads = "images that are read from disk have views without number"

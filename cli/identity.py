@@ -63,11 +63,10 @@ def make_experiment(kind: str, setting: Setting, title: Title, source: str = "")
 def effective(values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
     """Options with the values that take effect, for those whose default depends on others."""
     options, values = setting.options, dict(values)
-    given = values["learning_rate"]
-    if given is None:
+    own = setting.peer_rate_by(values) if values.get("peer") else None
+    if values["learning_rate"] is None:
         values["learning_rate"] = setting.network_rate
-    if values.get("peer"):
-        own = values["peer_rate"] or given or setting.peer_network_rate
+    if own:
         values["peer_rate"] = None if own == values["learning_rate"] else own
     if values["backbone_rate"] == values["learning_rate"]:
         values["backbone_rate"] = None

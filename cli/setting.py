@@ -2,12 +2,12 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -91,16 +91,15 @@ class Setting:
         return make_network(name, self.data)
 
     @property
-    def peer_network_rate(self) -> float:
-        """The learning rate that the recipe of the second student's network has."""
-        peer = self.options.peer
-        return learning_rate(self.data.networks.get(peer, peer))
-
-    @property
     def peer_rate(self) -> float:
         """What the second student starts at."""
-        options = self.options
-        return options.peer_rate or options.learning_rate or self.peer_network_rate
+        return self.peer_rate_by(self.options.values)
+
+    def peer_rate_by(self, values: Mapping[str, Any]) -> float:
+        """The same by options with these values."""
+        peer = self.options.peer
+        of_network = learning_rate(self.data.networks.get(peer, peer))
+        return values["peer_rate"] or values["learning_rate"] or of_network
 
     def trained_network(self) -> tuple[Classifier, str]:
         """The network that is trained, and a line on what it starts from; '' for random weights."""

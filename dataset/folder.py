@@ -54,8 +54,8 @@ if TYPE_CHECKING:  # Pillow is imported where an image is read, which a command'
     from PIL import Image
 
 T = TypeVar("T")
-SHARE = 1 / 8  # of the machine's memory that images take at most unless they are told to: each
-# process of a run has its own
+# What images take at most of the machine's memory unless told to; each process has its own copy.
+SHARE = 1 / 8
 CGROUPS = Path("/sys/fs/cgroup")
 CGROUP_LIMITS = {"": "memory.max", "memory": "memory.limit_in_bytes"}  # v2 and v1
 MAX_SIZE = 64  # default size of larger images: the data set has to fit in memory
@@ -254,6 +254,8 @@ def without_corrupt(
     for name, files in splits.items():
         known[name] = survey(files, options)
         readable = known[name].readable
+        if readable.all():  # as it is: a million names are not copied
+            continue
         report_corrupt(
             list(files.paths), readable, options.image_size, options.skip_corrupt, SKIP_THEM
         )

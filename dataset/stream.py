@@ -33,10 +33,9 @@ class StreamLoader:
 
     Training images are cropped at random (8 to 100 % of the area, Szegedy et al., Going Deeper with
     Convolutions, CVPR 2015; or, with a padding, as images in memory are) and flipped; AutoAugment's
-    policy is ImageNet's. Their second, strong
-    view is another crop and flip with RandAugment(2, 10) behind them. Other images are
-    resized and center-cropped. All choices follow from (seed, epoch, sample), whatever the number
-    of workers.
+    policy is ImageNet's. Their second, strong view is another crop and flip with RandAugment(2, 10)
+    behind them. Other images are resized and center-cropped. All choices follow from (seed, epoch,
+    sample), whatever the number of workers.
 
     A file that is no image is a UserError.
     """
